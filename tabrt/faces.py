@@ -1,0 +1,39 @@
+"""What flows through tabrt: a frame comes in, is looked at once, and leaves as a scene."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tabrt.geometry import Box, Crop
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One picture of a film or camera."""
+
+    image: np.ndarray  # uint8 (H, W, 3) BGR
+    index: int = 0
+    time: float = 0.0  # seconds: presentation time of a film, monotonic clock of a camera
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """One face in one frame. The id stays with the face from frame to frame."""
+
+    id: int
+    points: np.ndarray  # (L, 2) frame px, smoothed
+    raw: np.ndarray  # (L, 2) frame px, as the network gave them
+    confidence: np.ndarray  # (L,) 0…1
+    box: Box  # upright box of the points; its score is the face's
+    crop: Crop | None = None  # the square the network looked at
+    boundaries: np.ndarray | None = None  # (16, 64, 64) boundary heatmaps in the crop, when asked for
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A frame and the faces in it, in the order of their ids."""
+
+    frame: Frame
+    faces: tuple[Face, ...] = ()

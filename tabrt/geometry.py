@@ -1,0 +1,139 @@
+"""Boxes and crops.
+
+Convention, used everywhere in tabrt: points are (x, y) in pixels of the frame, pixel centres at whole
+numbers, origin at the top left pixel's centre; angles in radians, positive turning x towards y (clockwise
+on the screen); times in seconds. Nothing here is ever rounded to whole pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+CROP_SIZE = 256  # px, side of the square the network looks at
+HEATMAP_SIZE = 64  # cells, side of the network's output maps
+STRIDE = CROP_SIZE // HEATMAP_SIZE  # crop px per cell
+CROP_CENTRE = (CROP_SIZE - 1) / 2  # px
+assert STRIDE * HEATMAP_SIZE == CROP_SIZE
+
+
+@dataclass(frozen=True)
+class Box:
+    """An upright or rolled rectangle, in frame pixels. `roll` turns it about its own centre."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    score: float = 1.0
+    roll: float = 0.0
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        return (self.left + self.right) / 2, (self.top + self.bottom) / 2
+
+    @property
+    def width(self) -> float:
+        return self.right - self.left
+
+    @property
+    def height(self) -> float:
+        return self.bottom - self.top
+
+    @classmethod
+    def of(cls, points: np.ndarray, score: float = 1.0) -> Box:
+        """The upright box of points (L, 2)."""
+        left, top = points.min(axis=0)
+        right, bottom = points.max(axis=0)
+        return cls(float(left), float(top), float(right), float(bottom), float(score))
+
+    def overlap(self, other: Box) -> float:
+        """Intersection over union, both boxes taken upright."""
+        width = min(self.right, other.right) - max(self.left, other.left)
+        height = min(self.bottom, other.bottom) - max(self.top, other.top)
+        if width <= 0 or height <= 0:
+            return 0.0
+        both = width * height
+        return both / (self.width * self.height + other.width * other.height - both)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A square of the frame, turned by `roll`, that becomes the network's 256×256 picture.
+
+    One object moves pixels (`cut`) and points (`to_crop`, `to_frame`), so the two cannot disagree.
+    """
+
+    centre: tuple[float, float]  # frame px
+    side: float  # frame px
+    roll: float = 0.0  # radians
+
+    @classmethod
+    def around(cls, box: Box, margin: float = 1.25) -> Crop:
+        """The crop of a face box: its centre, and `margin` times its longer side."""
+        return cls(box.centre, margin * max(box.width, box.height), box.roll)
+
+    @classmethod
+    def following(cls, points: np.ndarray, roll: float = 0.0, margin: float = 1.25) -> Crop:
+        """The crop for the frame after the one in which a face had these points (L, 2).
+
+        The box is measured in the face's own upright frame, so a rolled face keeps its size.
+        """
+        turn = _rotation(-roll)
+        upright = points @ turn.T
+        low, high = upright.min(axis=0), upright.max(axis=0)
+        centre = (low + high) / 2 @ turn
+        return cls((float(centre[0]), float(centre[1])), float(margin * (high - low).max()), float(roll))
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """(2, 3): frame px to crop px."""
+        linear = _rotation(-self.roll) * (CROP_SIZE / self.side)
+        return np.column_stack([linear, CROP_CENTRE - linear @ np.asarray(self.centre)])
+
+    def to_crop(self, points: np.ndarray) -> np.ndarray:
+        """Points (..., 2) in frame px, to crop px."""
+        matrix = self.matrix
+        return points @ matrix[:, :2].T + matrix[:, 2]
+
+    def to_frame(self, points: np.ndarray) -> np.ndarray:
+        """Points (..., 2) in crop px, to frame px."""
+        linear = _rotation(self.roll) * (self.side / CROP_SIZE)
+        return (points - CROP_CENTRE) @ linear.T + np.asarray(self.centre)
+
+    def cut(self, image: np.ndarray) -> np.ndarray:
+        """Cut image uint8 (H, W, 3) BGR to uint8 (256, 256, 3) RGB; black where the frame ends."""
+        matrix = self.matrix
+        shrink = int(self.side / CROP_SIZE)
+        if shrink >= 2:  # averaged first: bilinear alone would skip pixels, and alias
+            image, matrix = self._shrunk(image, matrix, shrink)
+        cut = cv2.warpAffine(image, matrix, (CROP_SIZE, CROP_SIZE), flags=cv2.INTER_LINEAR)
+        return cv2.cvtColor(cut, cv2.COLOR_BGR2RGB)
+
+    def _shrunk(self, image: np.ndarray, matrix: np.ndarray, shrink: int) -> tuple[np.ndarray, np.ndarray]:
+        reach = self.side / 2 * (abs(math.cos(self.roll)) + abs(math.sin(self.roll))) + shrink
+        left, right = _span(self.centre[0], reach, image.shape[1], shrink)
+        top, bottom = _span(self.centre[1], reach, image.shape[0], shrink)
+        if right <= left or bottom <= top:
+            return image, matrix
+        part = image[top:bottom, left:right]
+        small = cv2.resize(part, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
+        # The centre of small pixel 0 lies (shrink - 1) / 2 into the part.
+        offset = np.array([left, top]) + (shrink - 1) / 2
+        linear = matrix[:, :2]
+        return small, np.column_stack([linear * shrink, linear @ offset + matrix[:, 2]])
+
+
+def _rotation(angle: float) -> np.ndarray:
+    cos, sin = math.cos(angle), math.sin(angle)
+    return np.array([[cos, -sin], [sin, cos]])
+
+
+def _span(centre: float, reach: float, size: int, multiple: int) -> tuple[int, int]:
+    """The whole pixels within reach of centre, a multiple of `multiple` long, inside 0…size."""
+    low = max(0, math.floor(centre - reach))
+    high = min(size, math.ceil(centre + reach) + 1)
+    return low, low + max(0, high - low) // multiple * multiple

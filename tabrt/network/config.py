@@ -1,0 +1,88 @@
+"""One frozen description of a network. Variants are data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+from tabrt.errors import TabrtError
+from tabrt.topology import BOUNDARY_CHANNELS, topology_named
+
+WIDTHS = {
+    "full": {"stem": "vgg", "channels": 256, "balt_channels": 48},
+    "lite": {"stem": "slim", "channels": 32, "balt_channels": 16},
+}
+STEMS = ("vgg", "fan", "resnet", "slim")
+FEATURES = ("multi", "single")
+HOURGLASS_DEPTH = 4
+
+
+@dataclass(frozen=True)
+class TabConfig:
+    """What a TAB network is made of.
+
+    topology: landmark scheme. hourglasses: stacked hourglasses of the boundary estimator (paper: 2; any N ≥ 1).
+    stem: the layers from 256×256 to 64×64 (paper Table 8; `slim` is tabrt's own, for CPUs). channels: width of the
+    hourglasses. balt_channels: width W of the landmark transform. features: boundary-aware features taken at every
+    scale of the last hourglass or only at the last (Table 9). fusion: 0–3, how many levels are fused (Table 10).
+    """
+
+    topology: str = "wflw98"
+    hourglasses: int = 2
+    stem: str = "vgg"
+    channels: int = 256
+    balt_channels: int = 48
+    features: str = "multi"
+    fusion: int = 2
+
+    def __post_init__(self) -> None:
+        topology_named(self.topology)
+        _require(self.stem in STEMS, f"stem is {self.stem!r}; it must be one of {', '.join(STEMS)}")
+        _require(self.features in FEATURES, f"features is {self.features!r}; it must be one of {', '.join(FEATURES)}")
+        for name, low, high in (
+            ("hourglasses", 1, 8),
+            ("channels", 8, 1024),
+            ("balt_channels", 1, 256),
+            ("fusion", 0, 3),
+        ):
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            _require(whole and low <= value <= high, f"{name} is {value!r}; it must be a whole number {low}…{high}")
+        _require(self.channels % 4 == 0, f"channels is {self.channels}; it must be a multiple of 4")
+
+    @classmethod
+    def of_width(cls, width: str = "full", **changes) -> TabConfig:
+        """The config of a width of WIDTHS, with other fields changed. Raises TabrtError for another name."""
+        if width not in WIDTHS:
+            raise TabrtError(f"no width is called {width!r}; there are: {', '.join(WIDTHS)}")
+        return replace(cls(**WIDTHS[width]), **changes)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> TabConfig:
+        """The config written by `to_dict`. Raises TabrtError for a missing, unknown or wrong field."""
+        expected = cls.__dataclass_fields__.keys()
+        if not isinstance(values, dict) or values.keys() != expected:
+            found = ", ".join(map(str, values)) if isinstance(values, dict) else type(values).__name__
+            raise TabrtError(f"a network's config must have the fields {', '.join(expected)}; found: {found[:200]}")
+        return cls(**values)
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @property
+    def width(self) -> str:
+        """The name in WIDTHS that these sizes have, or `custom`."""
+        sizes = {key: getattr(self, key) for key in ("stem", "channels", "balt_channels")}
+        return next((name for name, values in WIDTHS.items() if values == sizes), "custom")
+
+    @property
+    def points(self) -> int:
+        return topology_named(self.topology).points
+
+    @property
+    def boundary_channels(self) -> int:
+        return BOUNDARY_CHANNELS
+
+
+def _require(condition: bool, problem: str) -> None:
+    if not condition:
+        raise TabrtError(f"network config: {problem}")
