@@ -1,0 +1,1 @@
+"""The workshop that makes checkpoints: data sets, augmentation, recipes, the loop, evaluation."""

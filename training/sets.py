@@ -1,0 +1,140 @@
+"""Labelled faces in memory: pictures, points, and which of them are for validation."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from tabrt.errors import TabrtError
+from tabrt.topology import WFLW98, Topology
+
+SHARED_SETS = ("human", "allage", "utkface", "facemask", "video")
+_CROP_SIDE = 352  # px of the pictures in the zips
+
+
+@dataclass(frozen=True, eq=False)
+class FaceSet:
+    """Labelled faces. `read(i)` gives picture i as uint8 (H, W, 3) BGR; points are its px, NaN where unlabelled."""
+
+    name: str
+    topology: Topology
+    names: np.ndarray  # (N,) str
+    points: np.ndarray  # (N, L, 2) float32
+    read: Callable[[int], np.ndarray]
+    points68: np.ndarray | None = None  # (N, 68, 2) human points, where the set has them
+    boxes: np.ndarray | None = None  # (N, 4) left, top, right, bottom, where the set's lists give them
+    subsets: dict[str, np.ndarray] | None = None  # name -> (N,) bool
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def subset(self, keep: np.ndarray, name: str | None = None) -> FaceSet:
+        """The faces of a boolean mask or of indices, in order."""
+        index = np.arange(len(self))[keep]
+        return FaceSet(
+            name or self.name,
+            self.topology,
+            self.names[index],
+            self.points[index],
+            _Renumbered(self.read, index),
+            None if self.points68 is None else self.points68[index],
+            None if self.boxes is None else self.boxes[index],
+            None if self.subsets is None else {key: mask[index] for key, mask in self.subsets.items()},
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Renumbered:
+    read: Callable[[int], np.ndarray]
+    index: np.ndarray
+
+    def __call__(self, i: int) -> np.ndarray:
+        return self.read(int(self.index[i]))
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Reads picture i from a memory-mapped array: shared by all worker processes."""
+
+    path: str
+
+    def __call__(self, i: int) -> np.ndarray:
+        return np.load(self.path, mmap_mode="r")[i]
+
+
+def load_zip(path: Path, cache: Path) -> FaceSet:
+    """One zip of face crops (labels.npz and images/). Its pictures are decoded once into `cache`.
+
+    Raises TabrtError naming the file and what was expected.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            labels = np.load(io.BytesIO(archive.read("labels.npz")), allow_pickle=False)
+            names, points = labels["image"].astype(str), labels["points98"].astype(np.float32)
+            human = labels["points68"].astype(np.float32)
+            if points.shape != (len(names), 98, 2) or human.shape != (len(names), 68, 2):
+                raise TabrtError(f"{path}: labels.npz must hold points98 (N, 98, 2) and points68 (N, 68, 2)")
+            rows = cache / f"{path.stem}.npy"
+            if not _complete(rows, len(names)):
+                _decode(archive, names, rows)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise TabrtError(f"{path}: not a zip of labelled faces ({error}); expected labels.npz and images/") from None
+    has_human = bool(np.isfinite(human).all(axis=(1, 2)).any())
+    return FaceSet(path.stem, WFLW98, names, points, _Rows(str(rows)), human if has_human else None)
+
+
+def _complete(rows: Path, count: int) -> bool:
+    if not rows.is_file():
+        return False
+    return np.load(rows, mmap_mode="r").shape == (count, _CROP_SIDE, _CROP_SIDE, 3)
+
+
+def _decode(archive: zipfile.ZipFile, names: np.ndarray, rows: Path) -> None:
+    rows.parent.mkdir(parents=True, exist_ok=True)
+    partial = rows.with_suffix(".partial.npy")
+    shape = (len(names), _CROP_SIDE, _CROP_SIDE, 3)
+    out = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
+    blobs = (archive.read(f"images/{name}") for name in names)
+    with ThreadPoolExecutor(2) as pool:
+        for i, image in enumerate(pool.map(_decode_one, blobs)):
+            if image is None or image.shape != shape[1:]:
+                raise ValueError(f"images/{names[i]} is not a {_CROP_SIDE}×{_CROP_SIDE} picture")
+            out[i] = image
+    out.flush()
+    partial.replace(rows)
+
+
+def _decode_one(blob: bytes) -> np.ndarray | None:
+    return cv2.imdecode(np.frombuffer(blob, np.uint8), cv2.IMREAD_COLOR)
+
+
+def photo_of(name: str) -> str:
+    """The photo a face was cut from: several faces of one photo are numbered `_1`, `_2` after a long number."""
+    return re.sub(r"(\d{5,})_\d+$", r"\1", Path(name).stem)
+
+
+def held_out(names: np.ndarray, share: int = 10) -> np.ndarray:
+    """(N,) bool: the faces kept for validation, one photo in `share`, by a fixed hash of the photo's name."""
+    digests = (hashlib.sha256(photo_of(name).encode()).digest() for name in names)
+    return np.array([int.from_bytes(digest[:8], "big") % share == 0 for digest in digests])
+
+
+def shared_faces(root: Path, cache: Path) -> tuple[dict[str, FaceSet], FaceSet]:
+    """The zips of SHARED_SETS under root: sets to train on, and the held-out part of `human`."""
+    missing = [name for name in SHARED_SETS if not (root / f"{name}.zip").is_file()]
+    if missing:
+        raise TabrtError(f"{root}: no {missing[0]}.zip; give the folder that holds {', '.join(SHARED_SETS)} (.zip)")
+    sets = {name: load_zip(root / f"{name}.zip", cache) for name in SHARED_SETS}
+    human = sets["human"]
+    out = held_out(human.names)
+    sets["human"] = human.subset(~out)
+    return sets, human.subset(out, "human-validation")
