@@ -1,0 +1,212 @@
+"""Drawing: what was found in a frame, on the frame.
+
+Each face is drawn inside its own rectangle of one copy of the frame, so that the cost follows the faces' size.
+Lines and points are placed to 1/16 px and grow with the face; what the network is unsure of fades.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from tabrt.faces import Face, Scene
+from tabrt.geometry import HEATMAP_SIZE, STRIDE, Crop
+from tabrt.topology import Topology
+
+# BGR, by id: told apart with any colour vision, and all brighter than skin in shade.
+PALETTE = (
+    (255, 208, 79),  # sky
+    (77, 210, 255),  # amber
+    (190, 235, 90),  # mint
+    (203, 140, 255),  # pink
+    (90, 150, 255),  # orange
+    (120, 245, 225),  # lime
+    (255, 160, 160),  # periwinkle
+    (240, 240, 240),  # white
+)
+SHIFT = 4  # bits of a pixel's fraction that OpenCV draws with
+CURVE_STEPS = 6  # straight pieces between two landmarks
+LEAST_ALPHA = 0.15  # of a point with no confidence at all
+GLOW = 0.75  # strength of the boundary heatmaps
+FARTHEST = 2**16  # px: OpenCV draws with 32-bit numbers
+MAP_OFFSET = (STRIDE - 1) / 2  # crop px of the middle of cell 0
+
+
+def draw(scene: Scene, topology: Topology, boundaries: bool = False) -> np.ndarray:
+    """Draw the faces of a scene on a copy of its frame: uint8 (H, W, 3) BGR.
+
+    With `boundaries`, the network's boundary heatmaps glow on the faces that carry them, in place of the curves.
+    """
+    image = scene.frame.image.copy()
+    for face in scene.faces:
+        if np.isfinite(face.points).all():
+            _draw_face(image, face, topology, boundaries)
+    return image
+
+
+def _draw_face(image: np.ndarray, face: Face, topology: Topology, boundaries: bool) -> None:
+    size = _size(face.points)
+    colour = PALETTE[(face.id - 1) % len(PALETTE)]
+    glowing = boundaries and face.boundaries is not None and face.crop is not None
+    if glowing:
+        _draw_glow(image, face.crop, face.boundaries)
+    ink = _Ink(image, face.points, margin=0.05 * size + 4)
+    if ink.visible:
+        if not glowing:
+            _draw_curves(ink, face, topology, size)
+            ink.blend(colour)
+        _draw_points(ink, face, size)
+        ink.blend(_lighter(colour))
+    _draw_label(image, face, size, colour)
+
+
+def _size(points: np.ndarray) -> float:
+    """Geometric mean of the sides of the points' box, px."""
+    width, height = np.ptp(points, axis=0)
+    return float(np.clip(math.sqrt(max(width, 1.0) * max(height, 1.0)), 1.0, FARTHEST))
+
+
+class _Ink:
+    """A sheet as large as a face's rectangle in the image: alpha is drawn on it, then blended in as a colour."""
+
+    def __init__(self, image: np.ndarray, points: np.ndarray, margin: float):
+        height, width = image.shape[:2]
+        low = np.floor(np.clip(points.min(axis=0) - margin, 0, (width, height))).astype(int)
+        high = np.ceil(np.clip(points.max(axis=0) + margin + 1, 0, (width, height))).astype(int)
+        self.origin = low
+        self.part = image[low[1] : high[1], low[0] : high[0]]
+        self.visible = self.part.size > 0
+        self.alpha = np.zeros(self.part.shape[:2], np.uint8)
+        self.shade = np.zeros(self.part.shape[:2], np.uint8)
+
+    def place(self, points: np.ndarray) -> np.ndarray:
+        """Points (..., 2) in frame px, to int32 in 1/16 px of the sheet."""
+        local = np.clip(points - self.origin, -FARTHEST, FARTHEST)
+        return np.round(local * 2**SHIFT).astype(np.int32)
+
+    def blend(self, colour: tuple[int, int, int]) -> None:
+        """Darken the part under the shade, lay the colour on by alpha, and clear the sheet."""
+        shade = cv2.max(self.shade, self.alpha)
+        keep = cv2.cvtColor(255 - shade, cv2.COLOR_GRAY2BGR)
+        tint = cv2.LUT(cv2.cvtColor(self.alpha, cv2.COLOR_GRAY2BGR), _ramps(colour))
+        self.part[...] = cv2.add(cv2.multiply(self.part, keep, scale=1 / 255), tint)
+        self.alpha[...] = 0
+        self.shade[...] = 0
+
+
+@lru_cache(maxsize=64)
+def _ramps(colour: tuple[int, int, int]) -> np.ndarray:
+    """(256, 1, 3): a colour times alpha."""
+    ramp = np.arange(256)[:, None, None] * np.asarray(colour) / 255
+    return np.round(ramp).astype(np.uint8)
+
+
+def _lighter(colour: tuple[int, int, int]) -> tuple[int, int, int]:
+    blue, green, red = ((value + 2 * 255) // 3 for value in colour)
+    return blue, green, red
+
+
+def _alphas(confidence: np.ndarray) -> np.ndarray:
+    """(…,): how strongly something of this confidence is drawn, 0…1."""
+    return LEAST_ALPHA + (1 - LEAST_ALPHA) * np.clip(np.nan_to_num(confidence), 0, 1)
+
+
+def _draw_curves(ink: _Ink, face: Face, topology: Topology, size: float) -> None:
+    thickness = max(1, round(size / 170))
+    strength = min(1.0, 0.55 + size / 500)  # thinner than a pixel on a small face: paler instead
+    alphas = _alphas(face.confidence) * strength
+    for indices in topology.boundaries.values():
+        indices = list(indices)
+        curve = ink.place(_curve(face.points[indices]))
+        for piece in range(len(indices) - 1):
+            alpha = float(alphas[indices[piece : piece + 2]].mean())
+            part = [curve[piece * CURVE_STEPS : (piece + 1) * CURVE_STEPS + 1]]
+            cv2.polylines(ink.shade, part, False, 90 * alpha, thickness + 2, cv2.LINE_AA, SHIFT)
+            cv2.polylines(ink.alpha, part, False, 215 * alpha, thickness, cv2.LINE_AA, SHIFT)
+
+
+def _draw_points(ink: _Ink, face: Face, size: float) -> None:
+    alphas = _alphas(face.confidence)
+    radius = max(0.55, size / 160)
+    rim = min(1.0, radius / 2)  # dark, so that light points show on light skin
+    radii = radius * (0.6 + 0.4 * alphas)
+    for (x, y), radius, alpha in zip(ink.place(face.points).tolist(), radii, alphas, strict=True):
+        cv2.circle(ink.shade, (x, y), round((radius + rim) * 2**SHIFT), 110 * alpha, -1, cv2.LINE_AA, SHIFT)
+        cv2.circle(ink.alpha, (x, y), round(radius * 2**SHIFT), 255 * alpha, -1, cv2.LINE_AA, SHIFT)
+
+
+def _curve(points: np.ndarray) -> np.ndarray:
+    """A Catmull-Rom spline through points (n, 2), in straight pieces: ((n - 1) · CURVE_STEPS + 1, 2)."""
+    return _curve_matrix(len(points)) @ points
+
+
+@lru_cache(maxsize=64)
+def _curve_matrix(knots: int) -> np.ndarray:
+    """(samples, knots): the spline as a linear map; the ends are continued straight."""
+    at = np.arange((knots - 1) * CURVE_STEPS + 1) / CURVE_STEPS
+    first = np.minimum(at.astype(int), knots - 2)
+    t = (at - first)[:, None]
+    eye = np.eye(knots)
+    padded = np.vstack([2 * eye[:1] - eye[1:2], eye, 2 * eye[-1:] - eye[-2:-1]])
+    a, b, c, d = (padded[first + offset] for offset in range(4))
+    return (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3) / 2
+
+
+def _draw_glow(image: np.ndarray, crop: Crop, boundaries: np.ndarray) -> None:
+    """Lay boundary heatmaps (16, 64, 64) over the crop's part of the image, brightest where they are."""
+    corners = crop.to_frame(np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) * (HEATMAP_SIZE - 1.0) * STRIDE + MAP_OFFSET)
+    ink = _Ink(image, corners, margin=0)
+    if not ink.visible:
+        return
+    heat = np.nan_to_num(boundaries[:-1]).max(axis=0).clip(0, 1)
+    cells = np.array([[0, 0], [HEATMAP_SIZE - 1, 0], [0, HEATMAP_SIZE - 1]], np.float32)
+    matrix = cv2.getAffineTransform(cells, (crop.to_frame(cells * STRIDE + MAP_OFFSET) - ink.origin).astype(np.float32))
+    size = ink.part.shape[1::-1]
+    warped = cv2.warpAffine((heat**1.5 * 255).astype(np.uint8), matrix, size, flags=cv2.INTER_CUBIC)
+    keep = cv2.cvtColor(255 - cv2.LUT(warped, _veil()), cv2.COLOR_GRAY2BGR)
+    light = cv2.LUT(cv2.cvtColor(warped, cv2.COLOR_GRAY2BGR), _glow_colours())
+    ink.part[...] = cv2.add(cv2.multiply(ink.part, keep, scale=1 / 255), light)
+
+
+@lru_cache(maxsize=1)
+def _veil() -> np.ndarray:
+    """(256,): how much of the picture a value of the heatmap hides."""
+    return np.round(np.linspace(0, 1, 256) ** 1.2 * GLOW * 255).astype(np.uint8)
+
+
+@lru_cache(maxsize=1)
+def _glow_colours() -> np.ndarray:
+    """(256, 1, 3): the colour of a value, already weighed by how much it hides."""
+    ramp = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)
+    return np.round(ramp * (_veil()[:, None, None] / 255)).astype(np.uint8)
+
+
+def _draw_label(image: np.ndarray, face: Face, size: float, colour: tuple[int, int, int]) -> None:
+    """The id on a small plate above the face, and a bar under it as long as the face is sure."""
+    scale = float(np.clip(size / 260, 0.4, 3.0))
+    text = str(face.id)
+    thickness = max(1, round(1.6 * scale))
+    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_DUPLEX, scale, thickness)
+    pad = max(3, round(0.35 * height))
+    plate = np.array([max(width, 2 * height) + 2 * pad, height + 3 * pad])
+    limits = np.array(image.shape[1::-1]) - plate
+    if (limits < 0).any():
+        return
+    top = face.points[:, 1].min() - 0.16 * size - plate[1]
+    corner = np.clip((face.points[:, 0].mean() - plate[0] / 2, top), 0, limits).astype(int)
+    _draw_plate(image[corner[1] : corner[1] + plate[1], corner[0] : corner[0] + plate[0]], face, colour, pad)
+    x = corner[0] + (plate[0] - width) // 2
+    origin = int(x), int(corner[1] + pad + height)
+    cv2.putText(image, text, origin, cv2.FONT_HERSHEY_DUPLEX, scale, colour, thickness, cv2.LINE_AA)
+
+
+def _draw_plate(part: np.ndarray, face: Face, colour: tuple[int, int, int], pad: int) -> None:
+    part[...] = part // 3
+    bar = max(1, pad // 2)
+    full = part.shape[1] - 2 * pad
+    sure = float(np.clip(np.nan_to_num(face.confidence).mean(), 0, 1))
+    bottom = part.shape[0] - pad // 2
+    part[bottom - bar : bottom, pad : pad + round(full * sure)] = colour

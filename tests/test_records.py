@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tabrt.errors import TabrtError
+from tabrt.faces import Face, Frame, Scene
+from tabrt.geometry import Box
+from tabrt.records import LandmarkWriter, read_landmarks
+from tabrt.topology import WFLW98
+
+HEADER = {"model": "tab1-lite", "engine": "onnxruntime", "source": "naïve.mp4", "width": 640, "height": 360}
+
+
+def face(number: int, seed: int = 0) -> Face:
+    random = np.random.default_rng(seed)
+    points = random.uniform(-20, 640, (98, 2)).astype(np.float32)
+    return Face(number, points, points, random.random(98, np.float32), Box.of(points, 0.9712345))
+
+
+def scene(index: int, *faces: Face) -> Scene:
+    return Scene(Frame(np.zeros((4, 4, 3), np.uint8), index, index / 30), faces)
+
+
+def write(path: Path, *scenes: Scene) -> Path:
+    with LandmarkWriter(path, HEADER, WFLW98) as writer:
+        for each in scenes:
+            writer.write(each)
+    return path
+
+
+def test_json_lines_say_what_they_are_then_one_line_a_frame(tmp_path):
+    one, two = face(1, 1), face(7, 2)
+    lines = write(tmp_path / "a.jsonl", scene(0), scene(1, one, two)).read_text("utf-8").splitlines()
+    head, empty, full = map(json.loads, lines)
+    assert head == {"format": "tabrt-landmarks", "version": 1, "scheme": "wflw98", **HEADER}
+    assert empty == {"frame": 0, "time": 0.0, "faces": []}
+    assert (full["frame"], full["time"]) == (1, round(1 / 30, 6))
+    assert [each["id"] for each in full["faces"]] == [1, 7]
+    record = full["faces"][1]
+    assert list(record) == ["id", "score", "box", "points", "confidence"]
+    assert record["score"] == 0.971
+    assert record["box"] == pytest.approx([two.box.left, two.box.top, two.box.right, two.box.bottom], abs=6e-4)
+    assert np.allclose(record["points"], two.points, rtol=0, atol=6e-4)
+    assert np.allclose(record["confidence"], two.confidence, rtol=0, atol=6e-4)
+    assert max(len(str(value)) for point in record["points"] for value in point) <= 8, "three decimals, no more"
+
+
+def test_csv_has_a_row_a_face(tmp_path):
+    one, two = face(1, 1), face(7, 2)
+    path = write(tmp_path / "a.csv", scene(0), scene(1, one, two), scene(2, one))
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["frame"], row["id"]) for row in rows] == [("1", "1"), ("1", "7"), ("2", "1")]
+    columns = list(rows[0])
+    assert columns[:8] == ["frame", "time", "id", "score", "left", "top", "right", "bottom"]
+    assert columns[8:14] == ["x0", "y0", "c0", "x1", "y1", "c1"]
+    assert len(columns) == 8 + 98 * 3
+    assert float(rows[1]["x97"]) == pytest.approx(float(two.points[97, 0]), abs=6e-4)
+    assert float(rows[1]["c5"]) == pytest.approx(float(two.confidence[5]), abs=6e-4)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_a_line_is_whole_on_disk_as_soon_as_it_is_written(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    writer = LandmarkWriter(path, HEADER, WFLW98)
+    assert path.read_text().count("\n") == 1
+    for number in range(3):
+        writer.write(scene(number, face(1)))
+        text = path.read_text()
+        assert text.endswith("\n") and text.count("\n") == 2 + number
+    writer.close()
+
+
+def test_what_is_not_finite_stays_valid_json(tmp_path):
+    broken = face(1)
+    broken.points[3] = math.nan, math.inf
+    broken.confidence[4] = math.nan
+    broken = Face(1, broken.points, broken.raw, broken.confidence, Box(math.nan, 0, 1, 1))
+
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    text = write(tmp_path / "a.jsonl", scene(0, broken)).read_text().splitlines()[1]
+    record = json.loads(text, parse_constant=refuse)["faces"][0]
+    assert record["points"][3] == [None, None]
+    assert record["confidence"][4] is None
+    assert record["box"][0] is None
+    assert "nan" not in write(tmp_path / "a.csv", scene(0, broken)).read_text().lower()
+
+
+def test_lines_are_short(tmp_path):
+    size = write(tmp_path / "a.jsonl", scene(0, face(1))).stat().st_size
+    assert size < 98 * 3 * 10
+
+
+def test_standard_output():
+    program = (
+        "import numpy as np\n"
+        "from tabrt.faces import Frame, Scene\n"
+        "from tabrt.records import LandmarkWriter\n"
+        "from tabrt.topology import WFLW98\n"
+        "with LandmarkWriter('-', {}, WFLW98) as writer:\n"
+        "    writer.write(Scene(Frame(np.zeros((1, 1, 3), np.uint8))))\n"
+        "print('still open')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    lines = done.stdout.splitlines()
+    assert json.loads(lines[0])["format"] == "tabrt-landmarks"
+    assert json.loads(lines[1])["faces"] == []
+    assert lines[2] == "still open"
+
+
+FULL = """
+import resource, sys
+import numpy as np
+from tabrt.errors import TabrtError
+from tabrt.faces import Face, Frame, Scene
+from tabrt.geometry import Box
+from tabrt.records import LandmarkWriter
+from tabrt.topology import WFLW98
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+points = np.random.default_rng(0).uniform(0, 500, (98, 2))
+scene = Scene(Frame(np.zeros((1, 1, 3), np.uint8)), (Face(1, points, points, np.ones(98), Box.of(points)),))
+try:
+    with LandmarkWriter(sys.argv[1], {}, WFLW98) as writer:
+        for _ in range(100):
+            writer.write(scene)
+except TabrtError as problem:
+    print(problem)
+"""
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_a_full_disk_is_said_and_leaves_whole_lines(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    done = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, timeout=60)
+    assert "cannot write landmarks" in done.stdout and done.stdout.count("\n") == 1, done.stderr
+    assert path.read_text().endswith("\n")
+    if suffix == ".jsonl":
+        assert len(list(read_landmarks(path))) > 3
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [("a.txt", "written as"), ("a", "written as"), ("nowhere/a.jsonl", "cannot write"), ("folder.csv", "cannot write")],
+)
+def test_bad_places_are_told_in_one_line(tmp_path, name, message):
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(TabrtError, match=message) as problem:
+        LandmarkWriter(tmp_path / name, HEADER, WFLW98)
+    assert "\n" not in str(problem.value) and ";" in str(problem.value)
+
+
+def test_points_of_another_scheme_are_refused(tmp_path):
+    points = np.zeros((68, 2))
+    other = Face(1, points, points, np.ones(68), Box.of(points))
+    with LandmarkWriter(tmp_path / "a.csv", {}, WFLW98) as writer, pytest.raises(ValueError, match="98"):
+        writer.write(scene(0, other))
+
+
+def test_reads_back_what_was_written_and_passes_over_a_cut_line(tmp_path):
+    path = write(tmp_path / "a.jsonl", scene(0), scene(1, face(3)))
+    with path.open("ab") as file:
+        file.write(b'{"frame": 2, "ti')
+    head, *rows = read_landmarks(path)
+    assert head["scheme"] == "wflw98"
+    assert [row["frame"] for row in rows] == [0, 1]
+    assert rows[1]["faces"][0]["id"] == 3
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no json\n", b"[]\n", b'{"format": "other"}\n', b"[" * 100_000 + b"\n", b"\xff\xfe\n", b'{"format": "tabrt'],
+)
+def test_other_files_are_refused_in_one_line(tmp_path, content):
+    (tmp_path / "a.jsonl").write_bytes(content)
+    with pytest.raises(TabrtError) as problem:
+        list(read_landmarks(tmp_path / "a.jsonl"))
+    assert "\n" not in str(problem.value)
+    with pytest.raises(TabrtError, match="cannot read"):
+        list(read_landmarks(tmp_path / "none.jsonl"))
+
+
+def test_another_version_is_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"format": "tabrt-landmarks", "version": 2}\n')
+    with pytest.raises(TabrtError, match="version 2"):
+        list(read_landmarks(tmp_path / "a.jsonl"))

@@ -1,0 +1,726 @@
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from tabrt.errors import TabrtError
+from tabrt.video import FilmWriter, open_film, read_image
+
+CLIP = Path(__file__).parents[1] / "tabrt" / "demo" / "pexels_face.mp4"
+SHARED = Path(__file__).parents[2] / "shared" / "videos"
+SIZE = 96, 64  # px, width and height
+
+
+def picture(number: int, size: tuple[int, int] = SIZE) -> np.ndarray:
+    """A ramp with a white square at the top left, a red one at the top right and a bar that moves."""
+    width, height = size
+    image = np.full((height, width, 3), 60, np.uint8)
+    image[:, :, 1] = np.linspace(20, 120, width).astype(np.uint8)
+    image[: height // 4, : width // 4] = 255
+    image[: height // 4, width - width // 4 :] = 0, 0, 255
+    image[height // 2 :, (number * 3) % width] = 255, 200, 0
+    return image
+
+
+def make_film(
+    path: Path,
+    codec: str = "libx264",
+    pixels: str = "yuv420p",
+    frames: int = 12,
+    ticks: list[int] | None = None,
+    clock: Fraction = Fraction(1, 30),
+    size: tuple[int, int] = SIZE,
+    sound: tuple[str, ...] = (),
+    rotation: float | None = None,
+    options: dict[str, str] | None = None,
+    **flips: bool,
+) -> Path:
+    """A film made by an encoder, at `ticks` of `clock`, with a tone of half a second in each track of sound."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=30, options=options)
+        stream.width, stream.height, stream.pix_fmt = *size, pixels
+        stream.codec_context.time_base = clock
+        if rotation is not None:
+            stream.set_display_rotation(rotation, **flips)
+        tracks = [container.add_stream(name, rate=48000, layout="mono") for name in sound]
+        for number, tick in enumerate(ticks or range(frames)):
+            frame = av.VideoFrame.from_ndarray(picture(number, size), format="bgr24").reformat(format=pixels)
+            frame.pts, frame.time_base = tick, clock
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+        for track in tracks:
+            tone = (np.sin(np.arange(24000) / 9) * 9000).astype(np.int16)[None]
+            samples = av.AudioFrame.from_ndarray(tone, format="s16", layout="mono")
+            samples.sample_rate, samples.pts, samples.time_base = 48000, 0, Fraction(1, 48000)
+            container.mux(track.encode(samples))
+            container.mux(track.encode(None))
+    return path
+
+
+def times_of(path: Path) -> list[float]:
+    with open_film(path) as film:
+        return [frame.time for frame in film]
+
+
+def packets_of(path: Path) -> list[list[bytes]]:
+    """The bytes of each packet of each track of sound."""
+    with av.open(str(path)) as container:
+        tracks = {stream.index: [] for stream in container.streams.audio}
+        for packet in container.demux():
+            if packet.size and packet.stream_index in tracks:
+                tracks[packet.stream_index].append(bytes(packet))
+        return list(tracks.values())
+
+
+def rewrite(source: Path, out: Path, **options) -> FilmWriter:
+    with open_film(source) as film, FilmWriter(out, film.width, film.height, film.rate, film=film, **options) as writer:
+        for frame in film:
+            writer.write(frame.image, frame.time)
+    return writer
+
+
+def close_to(image: np.ndarray, x: float, y: float, colour: tuple[int, int, int]) -> bool:
+    """Whether the pixel at this share of width and height is about of this colour."""
+    height, width = image.shape[:2]
+    return bool(np.abs(image[int(y * (height - 1)), int(x * (width - 1))].astype(int) - colour).max() < 60)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> Path:
+    """The first five seconds of the demo clip, with their sound."""
+    if not CLIP.exists():
+        pytest.skip("the demo clip is not in this checkout")
+    out = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    with open_film(CLIP) as film, FilmWriter(out, film.width, film.height, film.rate, film=film) as writer:
+        for frame in itertools.islice(film, 120):
+            writer.write(frame.image, frame.time)
+    return out
+
+
+# -- reading
+
+
+@pytest.mark.parametrize(
+    "name, codec, pixels",
+    [
+        ("a.mp4", "libx264", "yuv420p"),
+        ("a.mkv", "libx265", "yuv420p10le"),
+        ("a.webm", "libvpx-vp9", "yuv420p"),
+        ("a.avi", "mjpeg", "yuvj420p"),
+        ("a.mov", "prores_ks", "yuva444p10le"),
+        ("a.mkv", "ffv1", "gray"),
+        ("a.mkv", "ffv1", "bgra"),
+        ("a.mov", "qtrle", "argb"),
+        ("a.ts", "mpeg2video", "yuv420p"),
+        ("a.mp4", "libx264", "yuv444p"),
+        ("a.gif", "gif", "rgb8"),
+    ],
+)
+def test_reads_what_encoders_write(tmp_path, name, codec, pixels):
+    quiet = {"x265-params": "log-level=error"} if codec == "libx265" else None
+    with open_film(make_film(tmp_path / name, codec, pixels, options=quiet)) as film:
+        frames = list(film)
+        assert (film.width, film.height) == SIZE
+    assert len(frames) == 12
+    assert [frame.index for frame in frames] == list(range(12))
+    assert all(frame.image.shape == (64, 96, 3) and frame.image.dtype == np.uint8 for frame in frames)
+    assert np.diff([frame.time for frame in frames]) == pytest.approx(1 / 30, abs=0.011)
+    assert close_to(frames[0].image, 0.1, 0.1, (255, 255, 255))
+    if pixels != "gray":
+        assert close_to(frames[0].image, 0.9, 0.1, (0, 0, 255))
+
+
+@pytest.mark.parametrize("size", [(97, 63), (1, 1), (1, 5000), (3, 2)])
+def test_odd_and_thin_films_come_in_and_go_out(tmp_path, size):
+    source = make_film(tmp_path / "a.mov", "png", "rgb24", frames=3, size=size)
+    with open_film(source) as film:
+        assert (film.width, film.height) == size
+        assert next(iter(film)).image.shape == (size[1], size[0], 3)
+    rewrite(source, tmp_path / "b.mp4")
+    with open_film(tmp_path / "b.mp4") as film:
+        assert (film.width, film.height) == tuple(side + side % 2 for side in size)
+        assert len(list(film)) == 3
+
+
+@pytest.mark.parametrize(
+    "rotation, flips, white, red",
+    [  # where the white and the red corner are on the screen
+        (0, {}, (0.1, 0.1), (0.9, 0.1)),
+        (90, {}, (0.1, 0.9), (0.1, 0.1)),
+        (-90, {}, (0.9, 0.1), (0.9, 0.9)),
+        (180, {}, (0.9, 0.9), (0.1, 0.9)),
+        (0, {"hflip": True}, (0.9, 0.1), (0.1, 0.1)),
+        (0, {"vflip": True}, (0.1, 0.9), (0.9, 0.9)),
+    ],
+)
+def test_rotation_is_obeyed(tmp_path, rotation, flips, white, red):
+    source = make_film(tmp_path / "a.mp4", rotation=rotation, **flips)
+    with open_film(source) as film:
+        image = next(iter(film)).image
+        assert (film.width, film.height) == image.shape[1::-1]
+    assert image.shape[:2] == ((96, 64) if abs(rotation) == 90 else (64, 96))
+    assert close_to(image, *white, (255, 255, 255))
+    assert close_to(image, *red, (0, 0, 255))
+    rewrite(source, tmp_path / "b.mp4")
+    with open_film(tmp_path / "b.mp4") as film:
+        again = next(iter(film)).image
+    assert close_to(again, *red, (0, 0, 255)), "the written film is upright without being turned twice"
+
+
+def test_quarter_turn_matches_pyav_convention(tmp_path):
+    """A matrix that is a quarter turn and a mirror at once moves each corner where the matrix says."""
+    with open_film(make_film(tmp_path / "a.mp4", rotation=90, hflip=True)) as film:
+        image = next(iter(film)).image
+    assert close_to(image, 0.9, 0.9, (255, 255, 255))
+    assert close_to(image, 0.9, 0.1, (0, 0, 255))
+
+
+def test_a_film_that_is_read_twice_at_once_gives_the_same(tmp_path):
+    source = make_film(tmp_path / "a.mp4")
+    with open_film(source) as one, open_film(source) as other:
+        for first, second in zip(one, other, strict=True):
+            assert np.array_equal(first.image, second.image)
+
+
+def test_transport_streams_start_at_zero(tmp_path):
+    times = times_of(make_film(tmp_path / "a.ts", "mpeg2video"))
+    assert times[0] == pytest.approx(0, abs=0.1)
+    assert len(times) == 12
+
+
+def test_reads_standard_input(tmp_path):
+    source = make_film(tmp_path / "a.mkv")
+    program = "from tabrt.video import open_film\nprint(sum(1 for _ in open_film('-')))"
+    with source.open("rb") as stdin:
+        done = subprocess.run([sys.executable, "-c", program], stdin=stdin, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "12", done.stderr
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_reads_folders_and_patterns_of_pictures(tmp_path, suffix):
+    for number in (0, 1, 2, 10):
+        assert cv2.imwrite(str(tmp_path / f"shot_{number}{suffix}"), picture(number))
+    (tmp_path / "notes.txt").write_text("not a picture")
+    for source in (tmp_path, tmp_path / f"shot_%d{suffix}"):
+        with open_film(source) as film:
+            frames = list(film)
+        assert [frame.time for frame in frames] == [0, 0.04, 0.08, 0.12]
+        last = read_image(tmp_path / f"shot_10{suffix}")
+        assert np.array_equal(frames[-1].image, last), "shot_10 comes after shot_2"
+    rewrite(tmp_path, tmp_path / "out.mp4")
+    assert times_of(tmp_path / "out.mp4") == pytest.approx([0, 0.04, 0.08, 0.12])
+
+
+def test_a_damaged_picture_is_passed_over_and_another_size_refused(tmp_path):
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), picture(number))
+    (tmp_path / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with open_film(tmp_path) as film:
+        assert [frame.index for frame in film] == [0, 2]
+        assert film.damaged == 1
+    cv2.imwrite(str(tmp_path / "3.png"), picture(0, (40, 40)))
+    with open_film(tmp_path) as film, pytest.raises(TabrtError, match="of one size"):
+        list(film)
+
+
+EXIF = b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00%c\x00\x00\x00\x00\x00\x00"
+
+
+@pytest.mark.parametrize(
+    "orientation, white, red",
+    [
+        (1, (0.1, 0.1), (0.9, 0.1)),
+        (2, (0.9, 0.1), (0.1, 0.1)),
+        (3, (0.9, 0.9), (0.1, 0.9)),
+        (6, (0.9, 0.1), (0.9, 0.9)),
+    ],
+)
+def test_exif_orientation_is_obeyed(tmp_path, orientation, white, red):
+    plain = cv2.imencode(".jpg", picture(0))[1].tobytes()
+    exif = EXIF % orientation
+    marker = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
+    (tmp_path / "a.jpg").write_bytes(plain[:2] + marker + plain[2:])
+    image = read_image(tmp_path / "a.jpg")
+    assert close_to(image, *white, (255, 255, 255))
+    assert close_to(image, *red, (0, 0, 255))
+
+
+# -- writing
+
+
+def test_h264_mp4_that_players_take(tmp_path):
+    rewrite(make_film(tmp_path / "a.mkv", "ffv1", "bgr0"), tmp_path / "b.mp4")
+    data = (tmp_path / "b.mp4").read_bytes()
+    assert 0 < data.index(b"moov") < data.index(b"mdat"), "the index lies in front"
+    assert b"moof" not in data
+    with av.open(str(tmp_path / "b.mp4")) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.codec_tag, stream.pix_fmt) == (
+            "h264",
+            "avc1",
+            "yuv420p",
+        )
+        frame = next(container.decode(video=0))
+        assert frame.colorspace == 1, "BT.709, and it says so"
+    with open_film(tmp_path / "b.mp4") as film:
+        image = next(iter(film)).image
+    assert np.abs(image.astype(int) - picture(0)).mean() < 6
+    assert close_to(image, 0.9, 0.1, (0, 0, 255))
+    assert not list(tmp_path.glob(".*")), "nothing else is left behind"
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+def test_each_frame_keeps_its_own_time(tmp_path, suffix):
+    ticks = [700, 701, 733, 1000, 1017, 4000, 4001, 9000, 9033, 9035]
+    source = make_film(tmp_path / "a.mkv", "libx264", ticks=ticks, clock=Fraction(1, 1000))
+    rewrite(source, tmp_path / f"b{suffix}")
+    assert times_of(tmp_path / f"b{suffix}") == times_of(source) == pytest.approx([tick / 1000 for tick in ticks])
+
+
+def test_the_film_lasts_as_long_as_its_source(tmp_path):
+    source = make_film(tmp_path / "a.mp4", ticks=[0, 3000, 6000, 13000], clock=Fraction(1, 90000))
+    rewrite(source, tmp_path / "b.mp4")
+    with open_film(source) as film, open_film(tmp_path / "b.mp4") as again:
+        assert again.duration == pytest.approx(film.duration, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    "codec, suffix", [("aac", ".mp4"), ("flac", ".mp4"), ("libopus", ".webm"), ("pcm_s16le", ".mkv")]
+)
+def test_sound_is_copied_to_the_bit(tmp_path, codec, suffix):
+    source = make_film(tmp_path / "a.mkv", frames=15, sound=(codec, codec))
+    writer = rewrite(source, tmp_path / f"b{suffix}")
+    assert writer.notes == []
+    copied = packets_of(tmp_path / f"b{suffix}")
+    assert len(copied) == 2
+    assert copied == packets_of(source)
+
+
+@pytest.mark.parametrize(
+    "codec, suffix, new", [("pcm_s16le", ".mp4", "aac"), ("aac", ".webm", "opus"), ("mp2", ".mp4", "aac")]
+)
+def test_sound_that_players_do_not_take_is_encoded_again_and_said(tmp_path, codec, suffix, new):
+    source = make_film(tmp_path / "a.mkv", frames=15, sound=(codec,))
+    writer = rewrite(source, tmp_path / f"b{suffix}")
+    assert len(writer.notes) == 1 and codec in writer.notes[0] and new in writer.notes[0]
+    with av.open(str(tmp_path / f"b{suffix}")) as container:
+        assert container.streams.audio[0].codec_context.name == new
+        samples = np.concatenate([frame.to_ndarray().ravel() for frame in container.decode(audio=0)])
+    assert samples.size == pytest.approx(24000, rel=0.15)
+    assert samples.std() > 0.05
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_broadcast_aac_is_copied_without_its_packet_heads(tmp_path, suffix):
+    source = make_film(tmp_path / "a.ts", frames=15, sound=("aac",))
+    writer = rewrite(source, tmp_path / f"b{suffix}")
+    assert writer.notes == []
+    head = 7  # bytes of ADTS
+    assert packets_of(tmp_path / f"b{suffix}") == [[packet[head:] for packet in packets_of(source)[0]]]
+
+
+def test_one_frame(tmp_path):
+    rewrite(make_film(tmp_path / "a.mp4", frames=1), tmp_path / "b.mp4")
+    assert times_of(tmp_path / "b.mp4") == [0]
+    with open_film(tmp_path / "b.mp4") as film:
+        assert film.duration == pytest.approx(1 / 30, abs=0.001)
+
+
+def test_sound_lies_beside_its_pictures(tmp_path):
+    """Not all pictures first: a player of a stream, and the writer's memory, need them side by side."""
+    source = make_film(tmp_path / "a.mkv", frames=15, sound=("pcm_s16le",))
+    with open_film(source) as film, FilmWriter(tmp_path / "b.mkv", *SIZE, film.rate, film=film) as writer:
+        for frame in film:
+            writer.write(frame.image, frame.time)
+            assert all(float(packet.pts * packet.time_base) > frame.time for packet in film.sound)
+
+
+def test_a_film_without_sound_wanted_holds_no_sound(tmp_path):
+    with open_film(make_film(tmp_path / "a.mkv", frames=15, sound=("pcm_s16le",))) as film:
+        for _ in film:
+            assert len(film.sound) < 30
+
+
+def test_stopping_early_leaves_pictures_and_sound_of_one_length(tmp_path):
+    source = make_film(tmp_path / "a.mkv", frames=15, sound=("flac",))
+    with open_film(source) as film, FilmWriter(tmp_path / "b.mp4", *SIZE, film.rate, film=film) as writer:
+        for frame in itertools.islice(film, 5):
+            writer.write(frame.image, frame.time)
+    with av.open(str(tmp_path / "b.mp4")) as container:
+        assert container.duration / av.time_base == pytest.approx(5 / 30, abs=0.1)
+        assert len(list(container.decode(video=0))) == 5
+
+
+@pytest.mark.parametrize("suffix, codec", [(".mkv", "h264"), (".mov", "h264"), (".webm", "vp9"), (".m4v", "h264")])
+def test_the_suffix_chooses_the_container(tmp_path, suffix, codec):
+    rewrite(make_film(tmp_path / "a.mp4"), tmp_path / f"b{suffix}")
+    with av.open(str(tmp_path / f"b{suffix}")) as container:
+        assert container.streams.video[0].codec_context.name == codec
+    assert len(times_of(tmp_path / f"b{suffix}")) == 12
+
+
+@pytest.mark.parametrize("codec, name, tag", [("libx265", "hevc", "hvc1"), ("mpeg4", "mpeg4", "mp4v")])
+def test_other_codecs(tmp_path, codec, name, tag):
+    rewrite(make_film(tmp_path / "a.mp4"), tmp_path / "b.mp4", codec=codec)
+    with av.open(str(tmp_path / "b.mp4")) as container:
+        context = container.streams.video[0].codec_context
+        assert (context.name, context.codec_tag) == (name, tag)
+
+
+def test_crf_trades_size_for_quality(tmp_path):
+    source = make_film(tmp_path / "a.mkv", "ffv1", "bgr0", frames=20, size=(320, 240))
+    rewrite(source, tmp_path / "fine.mp4", crf=10)
+    rewrite(source, tmp_path / "coarse.mp4", crf=45)
+    assert (tmp_path / "fine.mp4").stat().st_size > 1.5 * (tmp_path / "coarse.mp4").stat().st_size
+
+
+def test_camera_times_start_at_zero_and_never_run_backwards(tmp_path):
+    with FilmWriter(tmp_path / "a.mp4", *SIZE, 30) as writer:
+        for number, moment in enumerate([5000.0, 5000.04, 5000.04, 5000.01, 5000.2]):
+            writer.write(picture(number), moment)
+    times = times_of(tmp_path / "a.mp4")
+    assert times[0] == 0 and times[-1] == pytest.approx(0.2, abs=0.001)
+    assert len(times) == 5 and all(np.diff(times) > 0)
+
+
+def test_anamorphic_pixels_stay_so(tmp_path):
+    source = tmp_path / "a.mp4"
+    with av.open(str(source), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(16, 15)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(0), format="bgr24")))
+        container.mux(stream.encode(None))
+    rewrite(source, tmp_path / "b.mp4")
+    with av.open(str(tmp_path / "b.mp4")) as container:
+        assert container.streams.video[0].sample_aspect_ratio == Fraction(16, 15)
+
+
+def test_no_picture_leaves_no_film(tmp_path):
+    FilmWriter(tmp_path / "a.mp4", *SIZE, 30).close()
+    assert not (tmp_path / "a.mp4").exists()
+
+
+def test_a_picture_of_another_size_is_refused(tmp_path):
+    with FilmWriter(tmp_path / "a.mp4", *SIZE, 30) as writer:
+        with pytest.raises(ValueError, match="the film takes"):
+            writer.write(picture(0, (10, 10)), 0)
+        writer.write(picture(0), 0)
+
+
+def test_a_real_clip_comes_through(tmp_path, clip):
+    rewrite(clip, tmp_path / "b.mp4")
+    assert times_of(tmp_path / "b.mp4") == times_of(clip)
+    assert packets_of(tmp_path / "b.mp4") == packets_of(clip) != [[]]
+    with open_film(clip) as film, open_film(tmp_path / "b.mp4") as again:
+        assert again.duration == pytest.approx(film.duration, abs=0.01)
+        for one, other in itertools.islice(zip(film, again, strict=True), 0, 100, 25):
+            assert np.abs(one.image.astype(int) - other.image).mean() < 3
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the shared clips are not beside this checkout")
+@pytest.mark.parametrize("name", ["face_recognition__short_hamilton_clip.mp4", "sample-videos__walk.mkv"])
+def test_more_real_clips_come_through(tmp_path, name):
+    """The first starts its pictures at 0.85 s, after its sound; the second counts milliseconds."""
+    rewrite(SHARED / name, tmp_path / "b.mp4")
+    assert times_of(tmp_path / "b.mp4") == pytest.approx(times_of(SHARED / name), abs=1e-9)
+    assert packets_of(tmp_path / "b.mp4") == packets_of(SHARED / name)
+
+
+# -- what goes wrong
+
+WRITER = """
+import sys, time
+import numpy as np
+from tabrt.video import FilmWriter
+noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
+with FilmWriter(sys.argv[1], 320, 240, 30) as writer:
+    for number in range(100_000):
+        writer.write(np.roll(noise, number, axis=1), number / 30)
+        if number == 200:
+            print("ready", flush=True)
+            time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_a_killed_run_leaves_a_film_that_opens(tmp_path, suffix):
+    out = tmp_path / f"a{suffix}"
+    run = subprocess.Popen([sys.executable, "-c", WRITER, str(out)], stdout=subprocess.PIPE, text=True)
+    assert run.stdout.readline() == "ready\n"
+    run.send_signal(signal.SIGKILL)
+    run.wait(timeout=30)
+    run.stdout.close()
+    assert len(times_of(out)) > 30
+
+
+def test_an_interrupted_run_closes_the_film(tmp_path):
+    out = tmp_path / "a.mp4"
+    run = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(out)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert run.stdout.readline() == "ready\n"
+    run.send_signal(signal.SIGINT)
+    run.wait(timeout=60)
+    run.stdout.close()
+    assert len(times_of(out)) == 201
+    assert b"moof" not in out.read_bytes()
+
+
+FULL = """
+import resource, sys
+import numpy as np
+from tabrt.errors import TabrtError
+from tabrt.video import FilmWriter
+resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))
+noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
+try:
+    with FilmWriter(sys.argv[1], 320, 240, 30, crf=10) as writer:
+        for number in range(3000):
+            writer.write(np.roll(noise, number, axis=1), number / 30)
+except TabrtError as problem:
+    print(problem)
+"""
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_full_disk_is_said_and_what_was_written_plays(tmp_path, suffix):
+    """A limit on the size of files stands in for the disk."""
+    out = tmp_path / f"a{suffix}"
+    done = subprocess.run([sys.executable, "-c", FULL, str(out)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "no room left" in done.stdout and done.stdout.count("\n") == 1
+    assert len(times_of(out)) > 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == [out.name]
+
+
+def png_head(width: int, height: int) -> bytes:
+    """A PNG that claims a size, with next to nothing behind it."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\x00\x00\x00"
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    )
+
+
+def sound_only(path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        track = container.add_stream("aac", rate=48000, layout="mono")
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.int16), format="s16", layout="mono")
+        samples.sample_rate = 48000
+        container.mux(track.encode(samples))
+        container.mux(track.encode(None))
+
+
+BAD_SOURCES = {
+    "no such file": ("nowhere.mp4", lambda path: None, "there is no file"),
+    "zero bytes": ("a.mp4", lambda path: path.write_bytes(b""), "is empty"),
+    "a folder with no pictures": ("folder", lambda path: path.mkdir(), "holds no pictures"),
+    "text renamed": ("a.mp4", lambda path: path.write_text("this is no film\n" * 99), "is no film"),
+    "text": ("a.txt", lambda path: path.write_text("this is no film\n" * 99), "no film|not a film"),
+    "noise": ("a.mp4", lambda path: path.write_bytes(random.Random(0).randbytes(50_000)), "no film|no picture"),
+    "sound only": ("a.m4a", sound_only, "sound only"),
+    "a head alone": ("a.mp4", lambda path: path.write_bytes(make_film(path).read_bytes()[:40]), "no film"),
+    "a huge picture": ("a.png", lambda path: path.write_bytes(png_head(20_000, 20_000)), "above the limit"),
+    "a long picture": ("a.png", lambda path: path.write_bytes(png_head(3, 20_000)), "3x20000"),
+    "a playlist of the network": (
+        "a.m3u8",
+        lambda path: path.write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n"),
+        "no film|no picture|no pictures",
+    ),
+    "a pattern that fits nothing": ("shot_%03d.png", lambda path: None, "holds no pictures"),
+    "a name with a zero byte": ("a\0.mp4", lambda path: None, "cannot read"),
+    "an address that nobody answers": ("http://127.0.0.1:9/a.mp4", lambda path: None, "cannot open"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SOURCES)
+def test_bad_sources_are_told_in_one_line(tmp_path, case):
+    name, prepare, message = BAD_SOURCES[case]
+    source = name if "://" in name else tmp_path / name
+    prepare(source)
+    with pytest.raises(TabrtError, match=message) as problem:
+        list(open_film(source))
+    assert "\n" not in str(problem.value)
+    assert ";" in str(problem.value), "a remedy follows the problem"
+
+
+@pytest.mark.parametrize("case", ["zero bytes", "text renamed", "a huge picture", "no such file"])
+def test_bad_pictures_are_told_in_one_line(tmp_path, case):
+    name, prepare, _ = BAD_SOURCES[case]
+    prepare(tmp_path / name)
+    with pytest.raises(TabrtError) as problem:
+        read_image(tmp_path / name)
+    assert "\n" not in str(problem.value)
+
+
+def test_bad_outputs_are_told_in_one_line(tmp_path):
+    source = make_film(tmp_path / "a.mp4")
+    (tmp_path / "folder.mp4").mkdir()
+    os.symlink(source, tmp_path / "link.mp4")
+    cases = {
+        tmp_path / "a.mp4": ({}, "is the film being read"),
+        tmp_path / "link.mp4": ({}, "is the film being read"),
+        tmp_path / "folder.mp4": ({}, "is a folder"),
+        tmp_path / "nowhere" / "b.mp4": ({}, "there is no folder"),
+        tmp_path / "b.avi": ({}, "written as"),
+        tmp_path / "b": ({}, "written as"),
+        Path("/proc/b.mp4"): ({}, "cannot write"),
+        tmp_path / "b.webm": ({"codec": "libx264"}, "cannot hold libx264"),
+        tmp_path / "b.mp4": ({"codec": "nonsense"}, "no picture encoder"),
+        tmp_path / "c.mp4": ({"codec": "aac"}, "no picture encoder"),
+    }
+    before = source.read_bytes()
+    for out, (options, message) in cases.items():
+        with open_film(source) as film, pytest.raises(TabrtError, match=message) as problem:
+            FilmWriter(out, film.width, film.height, film.rate, film=film, **options)
+        assert "\n" not in str(problem.value) and ";" in str(problem.value)
+    assert source.read_bytes() == before
+
+
+def count_or_refusal(path: Path) -> int:
+    """Frames that can be read, 0 where the film is refused in one line; every other error fails the test."""
+    try:
+        with open_film(path) as film:
+            times = [frame.time for frame in film]
+    except TabrtError as problem:
+        assert "\n" not in str(problem)
+        return 0
+    assert all(one < other for one, other in itertools.pairwise(times))
+    return len(times)
+
+
+FAULTY = {
+    "mp4": ("a.mp4", {"sound": ("aac",)}),
+    "mkv": ("a.mkv", {"sound": ("aac", "pcm_s16le")}),
+    "ts": ("a.ts", {"codec": "mpeg2video"}),
+    "webm": ("a.webm", {"codec": "libvpx-vp9"}),
+    "avi": ("a.avi", {"codec": "mjpeg", "pixels": "yuvj420p"}),
+}
+
+
+@pytest.mark.parametrize("kind", FAULTY)
+def test_cut_anywhere(tmp_path, kind):
+    name, options = FAULTY[kind]
+    whole = make_film(tmp_path / name, frames=30, **options).read_bytes()
+    counts = []
+    for share in np.linspace(0.01, 0.99, 15):
+        (tmp_path / name).write_bytes(whole[: int(share * len(whole))])
+        counts.append(count_or_refusal(tmp_path / name))
+    if kind != "mp4":  # its index lies at the end
+        assert max(counts) > 10
+
+
+@pytest.mark.parametrize("kind", FAULTY)
+def test_flipped_bits_end_in_frames_or_one_line(tmp_path, kind):
+    name, options = FAULTY[kind]
+    whole = make_film(tmp_path / name, frames=30, **options).read_bytes()
+    dice = random.Random(20)
+    deadline = time.monotonic() + 20
+    read = 0
+    for _ in range(20):
+        damaged = bytearray(whole)
+        for _ in range(dice.choice((1, 5, 50))):
+            damaged[dice.randrange(len(damaged))] ^= 1 << dice.randrange(8)
+        (tmp_path / name).write_bytes(damaged)
+        count = count_or_refusal(tmp_path / name)
+        read += count > 0
+        if count:
+            rewrite(tmp_path / name, tmp_path / "b.mp4")
+            assert len(times_of(tmp_path / "b.mp4")) == count
+        if time.monotonic() > deadline:
+            break
+    assert read > 0
+
+
+def test_reads_beyond_the_damage(tmp_path, clip):
+    """A tenth of the film overwritten in the middle: the end is still there, at its own time."""
+    data, whole = bytearray(clip.read_bytes()), times_of(clip)
+    middle = len(data) // 2
+    data[middle : middle + len(data) // 10] = random.Random(1).randbytes(len(data) // 10)
+    (tmp_path / "a.mp4").write_bytes(data)
+    with open_film(tmp_path / "a.mp4") as film:
+        times = [frame.time for frame in film]
+        assert film.damaged > 0
+    assert len(times) > 0.7 * len(whole)
+    assert times[-1] == pytest.approx(whole[-1], abs=0.5)
+    rewrite(tmp_path / "a.mp4", tmp_path / "b.mp4")
+    assert len(times_of(tmp_path / "b.mp4")) == len(times)
+
+
+def serve_then_fall_silent(pictures: int) -> tuple[str, threading.Event]:
+    """The address of a camera that sends a few JPEG pictures over HTTP, then nothing; set the event to end it."""
+    server, done = socket.create_server(("127.0.0.1", 0)), threading.Event()
+
+    def serve() -> None:
+        with server, server.accept()[0] as client:
+            client.recv(4096)
+            client.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=next\r\n\r\n")
+            for number in range(pictures):
+                data = cv2.imencode(".jpg", picture(number))[1].tobytes()
+                client.sendall(b"--next\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(data))
+                client.sendall(data + b"\r\n")
+            done.wait(30)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return f"http://127.0.0.1:{server.getsockname()[1]}/", done
+
+
+@pytest.mark.parametrize("pictures", [0, 400])
+def test_a_network_source_that_falls_silent_is_given_up(monkeypatch, pictures):
+    monkeypatch.setattr("tabrt.video.NETWORK_PATIENCE", 1.0)
+    address, done = serve_then_fall_silent(pictures)
+    taken = 0
+    with pytest.raises(TabrtError, match="check the"), open_film(address) as film:
+        for _ in film:
+            taken += 1
+    done.set()
+    assert taken >= pictures - 10
+
+
+def test_closing_while_a_thread_reads_is_safe(tmp_path):
+    source = make_film(tmp_path / "a.mp4", frames=60)
+    for _ in range(5):
+        film = open_film(source)
+        reader = threading.Thread(target=list, args=(film,))
+        reader.start()
+        film.close()
+        reader.join(10)
+        assert not reader.is_alive()
+
+
+def test_memory_does_not_grow_with_the_film(tmp_path):
+    """100 pictures of 1 MB and their sound go through, twice: the second time takes next to nothing more."""
+    source = make_film(tmp_path / "a.mkv", "mjpeg", "yuvj420p", frames=100, size=(640, 480), sound=("pcm_s16le",))
+    peaks = []
+    for _ in range(2):
+        rewrite(source, tmp_path / "b.mp4")
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    assert peaks[1] - peaks[0] < 60_000  # KiB
+
+
+def test_a_failed_start_leaves_the_earlier_film(tmp_path):
+    out = make_film(tmp_path / "a.mp4")
+    before = out.read_bytes()
+    with pytest.raises(TabrtError):
+        FilmWriter(out, *SIZE, 30, codec="nonsense")
+    assert out.read_bytes() == before
