@@ -1,0 +1,350 @@
+"""Frames in, scenes out: faces are found once, then followed from frame to frame."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import perf_counter
+
+import cv2
+import numpy as np
+
+from tabrt.detector import SAME_FACE, Detector, shared
+from tabrt.engine import Engine, load_engine
+from tabrt.errors import TabrtError
+from tabrt.faces import Face, Frame, Scene
+from tabrt.geometry import Box, Crop
+from tabrt.heatmaps import decode
+from tabrt.smoothing import Smoother
+from tabrt.topology import topology_named
+
+# Confidence of a face: the mean of its points'. About 0.9 on a clear face, below 0.3 on anything else.
+NEW_CONFIDENCE = 0.5  # from here on a found face is believed
+KEPT_CONFIDENCE = 0.3  # below, a followed face is lost: lower than for new ones, so that a hand before it is no end
+SURE_CONFIDENCE = 0.6  # a face below it must be found again by the detector now and then
+MISSED_SEARCHES = 3  # searches that may pass over such a face before it counts as lost
+LOST_SECONDS = 1.5  # how long a lost face keeps its id: an occlusion of a second, and the time to find it again
+RETURN_DISTANCE = 0.6  # face sides between where a lost face was expected and where it may come back …
+RETURN_SPEED = 0.8  # … and how much farther for each second that it was lost
+RETURN_GROWTH = 0.5  # largest change of the logarithm of its size
+COLLAPSE = 0.25  # face sides, mean distance of points at which two faces are one
+TIE = 0.1  # face sides: jumps closer than this do not tell which of two collapsed faces is the real one
+STEADY = 0.25  # face sides that points may move across a suspected cut of one and the same face
+CUT = 22.0  # grey levels of mean change of the thumbnail from which a cut is suspected
+THUMBNAIL = 32  # px
+NOMINAL_STEP = 1 / 30  # s, where the frames' own times do not advance
+SEARCH_SECONDS = 0.5  # between searches while fewer faces are followed than asked for …
+CHECK_SECONDS = 2.0  # … and when all are
+MAX_WAIT = 60  # frames between searches at most
+SPEED_SMOOTHING = 0.5  # share of the newest step in a face's speed
+
+
+@dataclass
+class _Track:
+    """A face that is followed, or was lost not long ago."""
+
+    id: int
+    crop: Crop  # where to look next
+    points: np.ndarray  # raw, (L, 2) frame px
+    confidence: np.ndarray  # (L,)
+    smoother: Smoother
+    seen: float  # clock of the last frame it was seen in
+    box: Box
+    speed: np.ndarray = field(default_factory=lambda: np.zeros(2))  # frame px/s
+    missed: int = 0  # searches in a row that passed it over
+    jump: float = 0.0  # face sides between where it was expected and where it was seen
+    boundaries: np.ndarray | None = None
+
+    @property
+    def side(self) -> float:
+        return max(self.box.width, self.box.height, 1e-6)
+
+    def expected(self, clock: float) -> np.ndarray:
+        """Where its centre should be by now, if it moves on as it did."""
+        return np.asarray(self.box.centre) + self.speed * (clock - self.seen)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What the network saw in one crop."""
+
+    crop: Crop
+    points: np.ndarray  # (L, 2) frame px
+    confidence: np.ndarray
+    boundaries: np.ndarray | None
+
+    @property
+    def score(self) -> float:
+        return float(self.confidence.mean())
+
+    @property
+    def box(self) -> Box:
+        return Box.of(self.points, self.score)
+
+
+class Tracker:
+    """Follows faces through frames: `tracker(frame) -> Scene`, or `tracker.track(source)`.
+
+    model: a name of tabrt.engine.MODELS or a file. engine: a name of ENGINES, "auto", or an engine that is loaded.
+    faces: most faces to follow at once. smoothing: 0 (off) … 1. threads: of the engine. boundaries: give each face its
+    boundary heatmaps. detector: what finds faces, MediaPipe's unless given. A context manager. Raises TabrtError.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = "tab1-lite",
+        engine: str | Engine = "auto",
+        faces: int = 4,
+        smoothing: float = 0.5,
+        threads: int | None = None,
+        boundaries: bool = False,
+        detector: Detector | None = None,
+    ):
+        if not isinstance(faces, int) or faces < 1:
+            raise TabrtError(f"faces is {faces!r}; it must be a whole number from 1")
+        if not 0 <= smoothing <= 1:
+            raise TabrtError(f"smoothing is {smoothing!r}; it must be a number 0…1")
+        self.engine = load_engine(model, engine, threads) if isinstance(engine, str) else engine
+        self.topology = topology_named(self.engine.card.topology)
+        self._faces = faces
+        self._smoothing = smoothing
+        self._boundaries = boundaries
+        self._detector = Detector() if detector is None else detector
+        self.seconds = dict.fromkeys(("detect", "crop", "network", "decode", "smooth"), 0.0)
+        self.reset()
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free engine and detector; the tracker cannot be used afterwards."""
+        self.engine.close()
+        self._detector.close()
+
+    def reset(self) -> None:
+        """Forget all faces: the next frame is the first, and ids count from 1."""
+        self._next_id = 1
+        self._clock = 0.0
+        self._time: float | None = None
+        self._thumbnail: np.ndarray | None = None
+        self._shape: tuple[int, ...] | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self._tracks: list[_Track] = []
+        self._lost: list[_Track] = []
+        self._first = True  # look thoroughly
+        self._wake()
+
+    def _wake(self) -> None:
+        """Search again soon, and then less and less often."""
+        self._wait, self._waited, self._searched = 1, MAX_WAIT, -math.inf
+
+    def track(self, source: str | Path | Iterable[Frame]) -> Iterator[Scene]:
+        """Scenes of a film, or of any frames, one by one. Closes the film at its end, or when the iterator is closed."""
+        if not isinstance(source, str | Path):
+            yield from map(self, source)
+            return
+        from tabrt.video import open_film
+
+        with open_film(source) as film, closing(iter(film)) as frames:
+            yield from map(self, frames)
+
+    def __call__(self, frame: Frame) -> Scene:
+        """The faces of one frame, in the order of their ids. Raises TabrtError for an image of another kind."""
+        image = as_bgr(frame.image)
+        if image is not frame.image:
+            frame = replace(frame, image=image)
+        self._advance(frame.time)
+        with self._stage("detect"):
+            cut = self._is_cut(image)
+        self._follow(image, cut)
+        if self._search_is_due():
+            self._search(image)
+        self._lost = [track for track in self._lost if self._clock - track.seen <= LOST_SECONDS]
+        with self._stage("smooth"):
+            faces = [self._face(track) for track in sorted(self._tracks, key=lambda track: track.id)]
+        return Scene(frame, tuple(faces))
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += perf_counter() - start
+
+    def _advance(self, time: float) -> None:
+        """Move the clock on by the frames' own times, or nominally where those stand still, go back or are not numbers."""
+        step = NOMINAL_STEP
+        if self._time is not None and math.isfinite(time) and time > self._time:
+            step = time - self._time
+        self._time = time if math.isfinite(time) else self._time
+        self._clock += step
+
+    def _is_cut(self, image: np.ndarray) -> bool:
+        """Whether the picture changed all over. Forgets all faces where its size did."""
+        if self._shape is not None and self._shape != image.shape:
+            self._forget()
+        self._shape = image.shape
+        before, self._thumbnail = self._thumbnail, _thumbnail(image)
+        return before is not None and float(np.abs(self._thumbnail - before).mean()) > CUT
+
+    # Following
+
+    def _follow(self, image: np.ndarray, cut: bool) -> None:
+        looks = self._look(image, [track.crop for track in self._tracks])
+        tracks, self._tracks = self._tracks, []
+        for track, look in zip(tracks, looks, strict=True):
+            jump = float(np.linalg.norm(look.points - track.points, axis=1).mean()) / track.side
+            if look.score < KEPT_CONFIDENCE or not _is_sound(look, image.shape) or (cut and jump > STEADY):
+                self._lost.append(track)
+            else:
+                self._see(track, look)
+                self._tracks.append(track)
+        self._part()
+        if cut:
+            self._lost = []
+            self._first = True
+        if len(self._tracks) < len(tracks) or cut:
+            self._wake()
+
+    def _see(self, track: _Track, look: _Look) -> None:
+        step = max(self._clock - track.seen, 1e-3)
+        moved = np.asarray(look.box.centre) - np.asarray(track.box.centre)
+        track.jump = float(np.linalg.norm(look.box.centre - track.expected(self._clock))) / track.side
+        track.speed = track.speed + SPEED_SMOOTHING * (moved / step - track.speed)
+        track.points, track.confidence, track.box = look.points, look.confidence, look.box
+        track.boundaries = look.boundaries
+        track.seen = self._clock
+        track.crop = self._crop_after(look.points)
+
+    def _crop_after(self, points: np.ndarray) -> Crop:
+        return Crop.following(points, self.topology.roll(points), self.engine.card.crop_margin)
+
+    def _part(self) -> None:
+        """Where two tracks have come to lie on one face, keep that which moved there steadily, or else the older one."""
+        kept: list[_Track] = []
+        for track in sorted(self._tracks, key=lambda track: (round(track.jump / TIE), track.id)):
+            (self._lost if any(_collapsed(track, other) for other in kept) else kept).append(track)
+        self._tracks = kept
+
+    # Searching
+
+    def _search_is_due(self) -> bool:
+        self._waited += 1
+        wanting = len(self._tracks) < self._faces
+        elapsed = self._clock - self._searched
+        if not wanting:
+            return elapsed >= CHECK_SECONDS or self._waited > MAX_WAIT
+        return self._waited >= min(self._wait, MAX_WAIT) or elapsed >= SEARCH_SECONDS
+
+    def _search(self, image: np.ndarray) -> None:
+        with self._stage("detect"):
+            boxes = self._detector(image, self._faces, thorough=self._first)
+        self._first, self._waited, self._searched = False, 0, self._clock
+        self._wait *= 2
+        for track in self._tracks:
+            found = any(shared(track.box, box) >= SAME_FACE for box in boxes)
+            track.missed = 0 if found or track.box.score >= SURE_CONFIDENCE else track.missed + 1
+        self._lost += [track for track in self._tracks if track.missed > MISSED_SEARCHES]
+        self._tracks = [track for track in self._tracks if track.missed <= MISSED_SEARCHES]
+        unknown = [box for box in boxes if all(shared(box, track.box) < SAME_FACE for track in self._tracks)]
+        crops = [Crop.around(box, self.engine.card.crop_margin) for box in unknown[: self._faces - len(self._tracks)]]
+        # Looked at twice: the second crop lies as those of a followed face do.
+        crops = [self._crop_after(look.points) for look in self._look(image, crops) if _is_sound(look, image.shape)]
+        for look in self._look(image, crops):
+            if look.score >= NEW_CONFIDENCE and _is_sound(look, image.shape):
+                self._welcome(look)
+
+    def _welcome(self, look: _Look) -> None:
+        """Follow a found face: one that was lost not long ago, or a new one."""
+        track = _Track(
+            0, self._crop_after(look.points), look.points, look.confidence, self._smoother(), self._clock, look.box
+        )
+        track.boundaries = look.boundaries
+        if any(_collapsed(track, other) for other in self._tracks):
+            return
+        returning = min(self._lost, key=lambda lost: self._distance(lost, track), default=None)
+        if returning is not None and self._distance(returning, track) < math.inf:
+            self._lost.remove(returning)
+            track.id = returning.id
+        else:
+            track.id, self._next_id = self._next_id, self._next_id + 1
+        self._tracks.append(track)
+        self._wait = 1  # where one face is found there may be more
+
+    def _distance(self, lost: _Track, found: _Track) -> float:
+        """Face sides between where a lost face was expected and where a face was found; infinite if it is another."""
+        gone = self._clock - lost.seen
+        far = float(np.linalg.norm(lost.expected(self._clock) - found.box.centre)) / lost.side
+        stayed = float(np.linalg.norm(np.subtract(lost.box.centre, found.box.centre))) / lost.side
+        if abs(math.log(found.side / lost.side)) > RETURN_GROWTH:
+            return math.inf
+        distance = min(far, stayed)
+        return distance if distance <= RETURN_DISTANCE + RETURN_SPEED * gone else math.inf
+
+    def _smoother(self) -> Smoother:
+        return Smoother(self._smoothing, self.topology)
+
+    def _look(self, image: np.ndarray, crops: list[Crop]) -> list[_Look]:
+        """Run the network on all crops at once."""
+        if not crops:
+            return []
+        with self._stage("crop"):
+            cuts = np.stack([crop.cut(image) for crop in crops])
+        with self._stage("network"):
+            maps, boundaries = self.engine.both(cuts) if self._boundaries else (self.engine(cuts), None)
+        with self._stage("decode"):
+            card = self.engine.card
+            points, confidence = decode(maps, card.decoding, card.offset)
+            return [
+                _Look(crop, crop.to_frame(points[i]), confidence[i], None if boundaries is None else boundaries[i])
+                for i, crop in enumerate(crops)
+            ]
+
+    def _face(self, track: _Track) -> Face:
+        points = track.smoother(track.points, track.confidence, self._clock)
+        box = Box.of(points, float(track.confidence.mean()))
+        return Face(track.id, points, track.points, track.confidence, box, track.crop, track.boundaries)
+
+
+def as_bgr(image: np.ndarray) -> np.ndarray:
+    """image as uint8 (H, W, 3) BGR: grey and BGRA are converted. Raises TabrtError for anything else."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (2, 3) or image.size == 0:
+        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise TabrtError(f"a frame's image is {found}; give uint8 (height, width, 3) BGR, with at least one pixel")
+    if image.ndim == 2 or image.shape[2] == 1:
+        return cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_GRAY2BGR)
+    if image.shape[2] == 4:
+        return cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_BGRA2BGR)
+    if image.shape[2] != 3:
+        raise TabrtError(f"a frame's image has {image.shape[2]} channels; give 3 (BGR), 4 (BGRA) or 1 (grey)")
+    return image if image.flags.c_contiguous else np.ascontiguousarray(image)
+
+
+def _thumbnail(image: np.ndarray) -> np.ndarray:
+    """Every so-manieth pixel: enough to tell a cut, and cheap on any picture. int16."""
+    rows, columns = (max(1, length // THUMBNAIL) for length in image.shape[:2])
+    return image[rows // 2 :: rows, columns // 2 :: columns].astype(np.int16)
+
+
+def _is_sound(look: _Look, shape: tuple[int, ...]) -> bool:
+    """Whether points are finite, centred in the picture, and spread as a face's are in its crop."""
+    if not np.isfinite(look.points).all():
+        return False
+    x, y = look.box.centre
+    spread = max(look.box.width, look.box.height) / look.crop.side
+    return 0.3 < spread < 1.3 and look.crop.side < 4 * max(shape) and 0 <= x < shape[1] and 0 <= y < shape[0]
+
+
+def _collapsed(a: _Track, b: _Track) -> bool:
+    """Whether two tracks lie on one face."""
+    distance = float(np.linalg.norm(a.points - b.points, axis=1).mean())
+    return distance < COLLAPSE * min(a.side, b.side) or shared(a.box, b.box) > 0.8
