@@ -1,0 +1,69 @@
+"""OpenVINO, on the CPU. Needs the extra `openvino`."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from tabrt.engine import available_threads, in_batches, read_bounded
+from tabrt.engines.onnxruntime import checked
+from tabrt.errors import EngineUnavailable, TabrtError
+
+try:
+    import openvino
+except ImportError as error:
+    raise EngineUnavailable("engine openvino is not installed; run: pip install 'tabrt[openvino]'") from error
+
+
+def load(path: Path, threads: int | None = None) -> OpenVinoEngine:
+    """Load an ONNX file of tabrt's. Raises TabrtError for any other file."""
+    if path.suffix.lower() != ".onnx":
+        raise TabrtError(f"engine openvino reads .onnx files, not {path.name}; tabrt export makes one")
+    return OpenVinoEngine(path, threads)
+
+
+class OpenVinoEngine:
+    """See `tabrt.engine.Engine`. Calls from several threads wait for each other."""
+
+    name = "openvino"
+
+    def __init__(self, path: Path, threads: int | None = None):
+        model = read_bounded(path)
+        self.card = checked(path, model)
+        self._lock = threading.Lock()
+        settings = {
+            "INFERENCE_NUM_THREADS": available_threads(threads),
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+            # Left to itself it takes bfloat16 where the CPU has it, and points move.
+            "INFERENCE_PRECISION_HINT": "f16" if self.card.precision == "fp16" else "f32",
+        }
+        try:
+            core = openvino.Core()
+            self._compiled = core.compile_model(core.read_model(model), "CPU", settings)
+        except Exception as error:
+            problem = str(error).strip().split("\n")[0][:200]
+            raise EngineUnavailable(f"OpenVINO cannot run {path}: {problem}; use --engine onnxruntime") from error
+
+    def __call__(self, crops: np.ndarray) -> np.ndarray:
+        return self.both(crops)[0]
+
+    def boundaries(self, crops: np.ndarray) -> np.ndarray:
+        return self.both(crops)[1]
+
+    def both(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return in_batches(self._run, crops, self.card)
+
+    def _run(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with self._lock:
+            if self._compiled is None:
+                raise TabrtError("the engine is closed; load it again with load_engine")
+            results = self._compiled({"crops": batch}, share_inputs=True)
+            # Copied, for the next run writes into the same memory.
+            return results["landmarks"].copy(), results["boundaries"].copy()
+
+    def close(self) -> None:
+        with self._lock:
+            self._compiled = None

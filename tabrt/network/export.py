@@ -1,0 +1,300 @@
+"""From a checkpoint to a model that runs where the user is, and the proof that it still computes the same."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import logging
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+from tabrt.engine import CARD_KEY, MAX_BATCH, MODEL_FOLDER, PRECISIONS, ModelCard, has_cuda
+from tabrt.errors import TabrtError
+from tabrt.geometry import CROP_SIZE
+from tabrt.network.checkpoint import load_checkpoint, write_atomically
+from tabrt.network.deployed import Deployed, torch_maps
+from tabrt.network.parity import BOUNDS, HALF_PARTS, Shift, sample_crops
+from tabrt.network.tab import Tab
+
+OPSET = 20
+OUTPUTS = ("landmarks", "boundaries")
+TARGETS = ("onnx", "tensorrt")
+HALF_LIMIT = 30_000.0  # a layer whose values pass this stays in float32: float16 ends at 65,504
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was exported, and how far its points are from those of torch float32."""
+
+    path: Path
+    target: str
+    precision: str
+    size: int  # bytes
+    shift: Shift
+    crops: int
+    float_layers: tuple[str, ...] = ()  # left in float32 for the sake of accuracy
+
+    def __str__(self) -> str:
+        kept = f"; {len(self.float_layers)} layers stay in float32" if self.float_layers else ""
+        return (
+            f"{self.path}: {self.target} {self.precision}, {self.size / 1e6:.1f} MB; points differ from torch float32 "
+            f"by at most {self.shift.worst:.4f} px (median {self.shift.median:.4f}) of 256 on {self.crops} crops{kept}"
+        )
+
+
+def export(
+    hourglasses: int,
+    width: str | None = None,
+    checkpoint: str | Path | None = None,
+    to: str | None = None,
+    precision: str | None = None,
+    out: str | Path | None = None,
+) -> Report:
+    """What `tabrt export` does: the shipped weights, or a checkpoint, to ONNX or a TensorRT engine.
+
+    to: None for `tensorrt` where CUDA is there, else `onnx`. precision: None for fp16 in TensorRT, else fp32.
+    out: None for a name that says what it is, in the working folder. Raises TabrtError for a checkpoint with another
+    number of hourglasses or another width than asked, and for a model that does not compute the same.
+    """
+    to = to or ("tensorrt" if has_cuda() and importlib.util.find_spec("torch_tensorrt") else "onnx")
+    precision = precision or ("fp16" if to == "tensorrt" else "fp32")
+    _require_one_of("target", to, TARGETS)
+    _require_one_of("precision", precision, PRECISIONS)
+    path = _checkpoint_for(hourglasses, width, checkpoint)
+    config = load_checkpoint(path)[0].config
+    if config.hourglasses != hourglasses:
+        raise TabrtError(
+            f"{path} has {config.hourglasses} hourglasses, not {hourglasses}, and its landmark part was trained on "
+            f"the last one; use --hourglasses {config.hourglasses}"
+        )
+    if width is not None and config.width != width:
+        raise TabrtError(f"{path} has width {config.width}, not {width}; use --width {config.width}")
+    if to == "onnx":
+        return export_onnx(path, out or f"{path.stem}-{precision}.onnx", precision)
+    return export_tensorrt(path, out or f"{path.stem}-{precision}.ep", precision)
+
+
+def _require_one_of(what: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise TabrtError(f"no {what} is called {value!r}; there are: {', '.join(allowed)}")
+
+
+def _checkpoint_for(hourglasses: int, width: str | None, checkpoint: str | Path | None) -> Path:
+    if checkpoint is not None:
+        return Path(checkpoint)
+    width = width or "lite"
+    name = f"tab{hourglasses}" + ("" if width == "full" else f"-{width}")
+    path = MODEL_FOLDER / f"{name}.safetensors"
+    if not path.is_file():
+        raise TabrtError(f"no weights ship for {hourglasses} hourglasses of width {width}; give --checkpoint FILE")
+    return path
+
+
+def export_onnx(
+    checkpoint: str | Path, out: str | Path, precision: str = "fp32", crops: np.ndarray | None = None
+) -> Report:
+    """Checkpoint to one self-contained ONNX file, checked against torch float32 before it is written.
+
+    crops: uint8 (N, 256, 256, 3) RGB to check on, and to calibrate int8 with; None for those of `sample_crops`.
+    Raises TabrtError where the points move further than BOUNDS allows.
+    """
+    _require_one_of("precision", precision, PRECISIONS)
+    crops = sample_crops() if crops is None else crops
+    network, card = load_checkpoint(checkpoint)
+    truth = torch_maps(network, crops)[0]
+    card = replace(card, precision=precision)
+    model, float_layers = to_onnx(network), ()
+    if precision == "fp16":
+        model, float_layers = to_half(model, truth, crops, card)
+    if precision == "int8":
+        model = to_int8(model, crops)
+    write_card(model, card)
+    data = model.SerializeToString()
+    onnx.checker.check_model(data, full_check=True)
+    shift = Shift.between(truth, onnx_maps(data, crops), card)
+    if not _accepted(shift, truth, precision):
+        raise TabrtError(f"{precision} moves points by up to {shift.worst:.2f} px of 256; at most {BOUNDS[precision]} "
+                         "is allowed: export with --precision fp32")  # fmt: skip
+    write_atomically(out, data)
+    return Report(Path(out), "onnx", precision, len(data), shift, len(crops), float_layers)
+
+
+def export_tensorrt(checkpoint: Path, out: str | Path, precision: str) -> Report:
+    """Checkpoint to a TensorRT engine for the GPU of this machine, checked against float32 before it is written."""
+    from tabrt.engines import tensorrt  # its packages are an extra
+
+    built = tensorrt.export_engine(checkpoint, Path(out), precision)
+    size = Path(out).stat().st_size
+    return Report(Path(out), "tensorrt", precision, size, built.shift, built.crops, built.float_parts)
+
+
+def _accepted(shift: Shift, truth: np.ndarray, precision: str) -> bool:
+    # Float32 is judged by its maps too: where two peaks are level, the last bit decides between their points.
+    same_maps = precision == "fp32" and shift.maps <= 1e-4 * np.abs(truth).max()
+    return shift.worst <= BOUNDS[precision] or same_maps
+
+
+def onnx_maps(model: bytes, crops: np.ndarray) -> np.ndarray:
+    """Landmark maps of a serialised model in ONNX Runtime."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    batches = (crops[i : i + MAX_BATCH] for i in range(0, len(crops), MAX_BATCH))
+    return np.concatenate([session.run(["landmarks"], {"crops": batch})[0] for batch in batches])
+
+
+def to_onnx(network: Tab) -> onnx.ModelProto:
+    """The deployed network in float32: dynamic batch, every other size constant, nodes named after their modules."""
+    example = torch.zeros(2, CROP_SIZE, CROP_SIZE, 3, dtype=torch.uint8)
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            Deployed(network).eval(),
+            (example,),
+            dynamo=True,
+            external_data=False,
+            opset_version=OPSET,
+            input_names=["crops"],
+            output_names=list(OUTPUTS),
+            dynamic_shapes=({0: torch.export.Dim("faces", min=1, max=1024)},),
+            verbose=False,
+        )
+    model = program.model_proto
+    _name_nodes(model)
+    return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporters' chatter, which tells a user nothing."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """Name nodes after their modules, and drop the exporter's notes, which tell of source files and their lines."""
+    for index, node in enumerate(model.graph.node):
+        notes = {note.key: note.value for note in node.metadata_props}
+        scopes = re.findall(r"'([^']*)'", notes.get("pkg.torch.onnx.name_scopes", ""))
+        module = next((scope for scope in reversed(scopes[:-1]) if scope), "normalise")
+        node.name = f"{module}/{node.op_type}_{index}"
+        del node.metadata_props[:]
+        node.doc_string = ""
+    graph = model.graph
+    for value in (graph, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del value.metadata_props[:]
+        value.doc_string = ""
+
+
+def write_card(model: onnx.ModelProto, card: ModelCard) -> None:
+    """Put the card into a model's metadata, in place of whatever was there."""
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {CARD_KEY: card.to_json()})
+
+
+def to_half(
+    model: onnx.ModelProto, truth: np.ndarray, crops: np.ndarray, card: ModelCard
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """A float32 model to float16 inside; and the names of the layers that had to stay in float32.
+
+    Accepted when no point moves further than BOUNDS allows from float32's maps `truth`; until then, layers that
+    overflow and then HALF_PARTS stay in float32. Raises TabrtError if all of that does not help.
+    """
+    too_large = overflowing_layers(model, crops)
+    for parts in HALF_PARTS:
+        prefixes = ("normalise", *(f"network.{part}" for part in parts))
+        kept = [node.name for node in model.graph.node if node.name in too_large or node.name.startswith(prefixes)]
+        half = _half(model, kept)
+        shift = Shift.between(truth, onnx_maps(half.SerializeToString(), crops), card)
+        if shift.worst <= BOUNDS["fp16"]:
+            return half, tuple(name for name in kept if not name.startswith("normalise"))
+    raise TabrtError(f"half precision moves points by {shift.worst:.2f} px of 256, whichever layers stay in float32; "
+                     "export with --precision fp32")  # fmt: skip
+
+
+def _half(model: onnx.ModelProto, kept: list[str]) -> onnx.ModelProto:
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    with _quiet():
+        return convert_float_to_float16(copy.deepcopy(model), keep_io_types=True, node_block_list=kept)
+
+
+def overflowing_layers(model: onnx.ModelProto, crops: np.ndarray) -> set[str]:
+    """Names of the nodes whose values pass HALF_LIMIT on these crops, one crop at a time."""
+    watched = copy.deepcopy(model)
+    producers = {name: node.name for node in model.graph.node for name in node.output if name not in OUTPUTS}
+    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in producers)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    large = set()
+    for crop in crops:
+        values = session.run(list(producers), {"crops": crop[None]})
+        large |= {name for name, value in zip(producers, values, strict=True) if not np.abs(value).max() < HALF_LIMIT}
+    return {producers[name] for name in large}
+
+
+def to_int8(model: onnx.ModelProto, crops: np.ndarray) -> onnx.ModelProto:
+    """A float32 model with convolutions in int8: U8 activations, S8 weights per channel, calibrated on crops.
+
+    The first layer and those that give the maps stay in float32, for accuracy.
+    """
+    from onnxruntime import quantization
+
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        source, target = Path(folder, "fp32.onnx"), Path(folder, "int8.onnx")
+        _fold(model, source)
+        quantization.quantize_static(
+            str(source),
+            str(target),
+            _Calibration(crops),
+            quant_format=quantization.QuantFormat.QDQ,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            per_channel=True,
+            op_types_to_quantize=["Conv", "Concat", "Add", "MaxPool", "Relu", "Resize"],
+            nodes_to_exclude=_float_nodes(onnx.load(source).graph.node),
+        )
+        return onnx.load(target)
+
+
+def _fold(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model with constants computed and batch norms inside the convolutions before them."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _float_nodes(nodes: list[onnx.NodeProto]) -> list[str]:
+    """The normalisation, the first convolution, and the layers that give the maps."""
+    first = next(node.name for node in nodes if node.op_type == "Conv")
+    last = [node.name for node in nodes if set(node.output) & set(OUTPUTS)]
+    return [first, *last, *(node.name for node in nodes if node.name.startswith("normalise"))]
+
+
+class _Calibration:
+    """Feeds crops to ONNX Runtime's calibration, one at a time."""
+
+    def __init__(self, crops: np.ndarray):
+        self._crops = iter(crops)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        crop = next(self._crops, None)
+        return None if crop is None else {"crops": crop[None]}

@@ -1,0 +1,63 @@
+"""How far an engine's points may lie from those of torch float32, and on which crops that is judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tabrt.detector import Detector
+from tabrt.engine import ModelCard
+from tabrt.errors import TabrtError
+from tabrt.geometry import Crop
+from tabrt.heatmaps import decode
+from tabrt.video import open_film
+
+BOUNDS = {"fp32": 0.02, "fp16": 0.25, "int8": 0.6}  # crop px: how far a point may move from torch float32's
+# Parts that stay in float32, one more at each try, when the network in float16 moves points too far.
+HALF_PARTS = ((), ("balt.out",), ("balt.out", "balt.decoders"), ("balt",), ("balt", "scbe.stem"))
+DEMO_FILM = Path(__file__).parents[1] / "demo" / "pexels_face.mp4"
+SAMPLE = 32  # crops
+STEP = 14  # frames of the demo film between two crops
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How far points moved between two engines, in crop px, and the largest difference between their maps."""
+
+    worst: float
+    median: float
+    maps: float
+
+    @classmethod
+    def between(cls, truth: np.ndarray, maps: np.ndarray, card: ModelCard) -> Shift:
+        """Compare landmark maps (N, L, 64, 64). Infinite where a map is not finite."""
+        if not np.isfinite(maps).all():
+            return cls(np.inf, np.inf, np.inf)
+        here, there = (decode(values, card.decoding, card.offset)[0] for values in (truth, maps))
+        moved = np.linalg.norm(here - there, axis=-1)
+        return cls(float(moved.max()), float(np.median(moved)), float(np.abs(truth - maps).max()))
+
+
+def sample_crops(count: int = SAMPLE) -> np.ndarray:
+    """Real crops uint8 (count, 256, 256, 3) RGB of the demo film's face, rolled, scaled and shifted a little."""
+    spread = np.random.default_rng(0)
+    crops: list[np.ndarray] = []
+    detector = Detector()
+    try:
+        with open_film(DEMO_FILM) as film:
+            for frame in film:
+                if frame.index % STEP == 0 and len(crops) < count:
+                    boxes = detector(frame.image, 1)
+                    crops += [_varied(Crop.around(box), spread).cut(frame.image) for box in boxes]
+    finally:
+        detector.close()
+    if not crops:
+        raise TabrtError(f"no face was found in {DEMO_FILM}; install tabrt again")
+    return np.stack([crops[i % len(crops)] for i in range(count)])
+
+
+def _varied(crop: Crop, spread: np.random.Generator) -> Crop:
+    x, y = np.asarray(crop.centre) + spread.normal(0, 0.03, 2) * crop.side
+    return Crop((float(x), float(y)), crop.side * spread.uniform(0.9, 1.15), crop.roll + spread.normal(0, 0.2))
