@@ -1,0 +1,116 @@
+"""How far the work is, and where its time went."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from tabrt.faces import Scene
+
+Item = TypeVar("Item")
+
+SECONDS_BETWEEN_LINES = 10.0  # where there is no terminal to draw a bar on
+
+
+class Stopwatch:
+    """Seconds spent in each stage of the work, by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def each(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
+        """The items, with the time that each took to come counted under this name."""
+        iterator = iter(items)
+        while True:
+            with self.stage(name):
+                item = next(iterator, None)
+            if item is None:
+                return
+            yield item
+
+
+class Progress:
+    """A sink that shows frames/s, faces and time left on stderr: a bar on a terminal, else a line now and then."""
+
+    def __init__(self, total: int | None = None):
+        self.total = total
+        self.frames = 0
+        self.frames_with_faces = 0
+        self.ids: set[int] = set()
+        self._start = self._last_line = time.monotonic()
+        self._bar = _bar() if sys.stderr.isatty() else None
+        self._task = self._bar.add_task("", total=total, speed=0.0, faces=0) if self._bar else None
+
+    def __enter__(self) -> Progress:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def __call__(self, scene: Scene) -> None:
+        self.frames += 1
+        self.frames_with_faces += bool(scene.faces)
+        self.ids.update(face.id for face in scene.faces)
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, completed=self.frames, speed=self.speed, faces=len(scene.faces))
+        elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            print(self._line(len(scene.faces)), file=sys.stderr, flush=True)
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self._start
+
+    @property
+    def speed(self) -> float:
+        """Frames a second, so far."""
+        return self.frames / max(self.elapsed, 1e-6)
+
+    def _line(self, faces: int) -> str:
+        text = (
+            f"frame {self.frames}{f' of {self.total}' if self.total else ''}, {self.speed:.1f} frames/s, faces {faces}"
+        )
+        left = max(self.total - self.frames, 0) / max(self.speed, 1e-6) if self.total else None
+        return text if left is None else f"{text}, {left:.0f} s left"
+
+
+def _bar() -> Bar:
+    return Bar(
+        BarColumn(),
+        TextColumn("{task.completed:.0f} frames · {task.fields[speed]:.1f}/s · faces {task.fields[faces]} · left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        refresh_per_second=5,
+    )
+
+
+def totals(progress: Progress, unit: str = "frames") -> str:
+    """What was done, in one line."""
+    faces = f"faces {len(progress.ids)}, in {progress.frames_with_faces} of the {unit}"
+    seen = faces if progress.ids else "no face found"
+    return f"{progress.frames} {unit} in {progress.elapsed:.1f} s ({progress.speed:.1f} {unit}/s); {seen}"
+
+
+def where_time_went(seconds: dict[str, float], frames: int) -> str:
+    """Milliseconds a frame of each stage, in one line. Stages run side by side, so they add up to more than all."""
+    parts = [f"{name} {1000 * value / max(frames, 1):.1f}" for name, value in seconds.items()]
+    return f"ms a frame, stages overlap: {', '.join(parts)}"

@@ -1,0 +1,79 @@
+"""Films, pictures and the command, for every test."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CLIP = ROOT / "tabrt" / "demo" / "pexels_face.mp4"
+SHARED = ROOT.parent / "shared"
+TIMES = (0, 40, 80, 125, 160, 240, 280, 300, 360, 400, 440, 520, 560, 600, 640, 700)  # ms: no steady rate
+
+
+def command() -> list[str]:
+    """The installed command of this environment, or the package of this checkout where it is not installed."""
+    script = Path(sys.executable).with_name("tabrt")
+    return [str(script)] if script.exists() else [sys.executable, "-m", "tabrt"]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    found = {**os.environ, **changes}
+    if not Path(sys.executable).with_name("tabrt").exists():
+        found["PYTHONPATH"] = os.pathsep.join(filter(None, [changes.get("PYTHONPATH"), str(ROOT)]))
+    return found
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """Run `tabrt` in an empty folder to its end: run("video", "in.mp4", …)."""
+
+    def run(*arguments: object, timeout: float = 120, **options) -> subprocess.CompletedProcess:
+        options.setdefault("env", environment())
+        options.setdefault("stdin", subprocess.DEVNULL)
+        words = [*command(), *map(str, arguments)]
+        return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=timeout, **options)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """16 frames of a real face at uneven times, 320×180, with sound."""
+    path = tmp_path_factory.mktemp("films") / "clip.mp4"
+    write_clip(path, CLIP)
+    return path
+
+
+def write_clip(path: Path, source: Path) -> None:
+    """A short film of every third frame of another, at TIMES, with a tone."""
+    with av.open(str(source)) as film, av.open(str(path), "w") as out:
+        picture = out.add_stream("libx264", rate=25, options={"crf": "18", "preset": "veryfast"})
+        picture.width, picture.height, picture.pix_fmt = 320, 180, "yuv420p"
+        picture.codec_context.time_base = Fraction(1, 1000)
+        sound = out.add_stream("aac", rate=44100, layout="mono")
+        for packet in _tone(sound, TIMES[-1] / 1000):
+            out.mux(packet)
+        frames = (frame for index, frame in enumerate(film.decode(video=0)) if index % 3 == 0)
+        for time, frame in zip(TIMES, frames, strict=False):
+            small = frame.reformat(320, 180, "yuv420p")
+            small.pts, small.time_base = time, Fraction(1, 1000)
+            out.mux(picture.encode(small))
+        out.mux(picture.encode(None))
+
+
+def _tone(stream: av.AudioStream, seconds: float):
+    phase = np.arange(int(44100 * seconds)) * (2 * math.pi * 440 / 44100)
+    frame = av.AudioFrame.from_ndarray(0.2 * np.sin(phase, dtype=np.float32)[None], format="fltp", layout="mono")
+    frame.sample_rate, frame.pts, frame.time_base = 44100, 0, Fraction(1, 44100)
+    yield from stream.encode(frame)
+    yield from stream.encode(None)

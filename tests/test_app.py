@@ -1,0 +1,193 @@
+"""Outputs checked before work, pictures, contact sheets, progress."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import CLIP
+
+from tabrt import app
+from tabrt.cameras import Camera, cameras
+from tabrt.errors import TabrtError
+from tabrt.faces import Face, Frame, Scene
+from tabrt.geometry import Box
+from tabrt.progress import Progress, Stopwatch, totals, where_time_went
+from tabrt.records import read_landmarks
+from tabrt.video import open_film
+
+
+def face_picture() -> np.ndarray:
+    with open_film(CLIP) as film:
+        return next(iter(film)).image
+
+
+# ----------------------------------------------------------------------------------------------------------- outputs
+
+
+def test_an_output_that_is_an_input_is_refused_by_any_of_its_names(tmp_path: Path):
+    film = tmp_path / "in.mp4"
+    film.write_bytes(b"film")
+    os.link(film, tmp_path / "hard.mp4")
+    (tmp_path / "soft.mp4").symlink_to(film)
+    for name in ("in.mp4", "hard.mp4", "soft.mp4", "../" + tmp_path.name + "/in.mp4"):
+        with pytest.raises(TabrtError, match="already"):
+            app.check_outputs([film], tmp_path / name)
+
+
+def test_two_outputs_of_one_name_are_refused(tmp_path: Path):
+    with pytest.raises(TabrtError, match="already"):
+        app.check_outputs(["in.mp4"], tmp_path / "a.csv", tmp_path / "a.csv")
+
+
+def test_standard_output_and_new_files_pass(tmp_path: Path):
+    app.check_outputs(["-"], None, "-", tmp_path / "a.mp4", tmp_path / "b.csv")
+
+
+def test_a_missing_folder_is_named(tmp_path: Path):
+    with pytest.raises(TabrtError, match=r"no folder .*nowhere"):
+        app.check_outputs([], tmp_path / "nowhere" / "a.mp4")
+
+
+def test_what_a_run_had_done_is_said_with_its_problem():
+    def scenes():
+        yield Scene(Frame(np.zeros((2, 2, 3), np.uint8)))
+        raise TabrtError("the disk is full; free some")
+
+    with pytest.raises(TabrtError, match=r"the disk is full; free some .*after 1 frame"):
+        app._run(scenes(), [progress := Progress()], progress)
+
+
+# ---------------------------------------------------------------------------------------------------------- pictures
+
+
+def test_an_upright_face_is_found_in_a_photo_lying_on_its_side(tmp_path: Path):
+    upright = face_picture()
+    cv2.imwrite(str(tmp_path / "upright.jpg"), upright)
+    lying = cv2.imencode(".jpg", cv2.rotate(upright, cv2.ROTATE_90_COUNTERCLOCKWISE))[1].tobytes()
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # orientation 6: turn clockwise
+    segment = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
+    (tmp_path / "lying.jpg").write_bytes(lying[:2] + segment + lying[2:])
+    names = [str(tmp_path / name) for name in ("upright.jpg", "lying.jpg")]
+    app.image(names, tmp_path / "out", tmp_path / "points.jsonl", smoothing=0.0)
+    first, second = (
+        np.array(line["faces"][0]["points"]) for line in list(read_landmarks(tmp_path / "points.jsonl"))[1:]
+    )
+    assert np.linalg.norm(first - second, axis=1).mean() < 3
+    assert cv2.imread(str(tmp_path / "out" / "lying.jpg")).shape == upright.shape
+
+
+def test_pictures_of_one_name_are_refused_rather_than_lost(tmp_path: Path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        cv2.imwrite(str(tmp_path / folder / "face.png"), np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(TabrtError, match=r"face\.png"):
+        app.image([str(tmp_path / "a"), str(tmp_path / "b")], tmp_path / "out")
+
+
+def test_several_pictures_do_not_go_into_one_file(tmp_path: Path):
+    for name in ("a.png", "b.png"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(TabrtError, match="folder"):
+        app.image([str(tmp_path)], tmp_path / "out.png")
+
+
+def test_a_picture_format_that_does_not_exist_is_named(tmp_path: Path):
+    with pytest.raises(TabrtError, match=r"\.png or \.jpg"):
+        app.write_image(tmp_path / "a.doc", np.zeros((4, 4, 3), np.uint8))
+
+
+# -------------------------------------------------------------------------------------------------------- the demo
+
+
+def test_the_demo_leaves_a_film_landmarks_and_a_contact_sheet(tmp_path: Path, clip: Path, monkeypatch):
+    monkeypatch.setattr(app, "DEMO_FILM", clip)
+    summary, files = app.demo(tmp_path / "new" / "demo")
+    assert [file.suffix for file in files] == [".mp4", ".jsonl", ".png"]
+    assert summary.frames == len(list(read_landmarks(files[1]))) - 1 == 16
+    assert summary.faces == 1
+
+
+def test_a_contact_sheet_shows_frames_from_all_of_the_film(tmp_path: Path):
+    app.contact_sheet(CLIP, tmp_path / "sheet.png")
+    sheet = cv2.imread(str(tmp_path / "sheet.png"))
+    assert sheet.shape == (3 * 270, 4 * 480, 3)
+    tiles = [sheet[y : y + 240, x : x + 480] for y in range(0, 810, 270) for x in range(0, 1920, 480)]
+    with open_film(CLIP) as film:
+        frames = [cv2.resize(frame.image, (480, 270))[:240] for frame in film]
+    nearest = [int(np.argmin([np.abs(tile.astype(int) - frame).mean() for frame in frames[::8]])) * 8 for tile in tiles]
+    assert nearest == sorted(nearest)
+    assert nearest[0] < 60 and nearest[-1] > 410
+
+
+# --------------------------------------------------------------------------------------------------------- progress
+
+
+def scene_with(*ids: int) -> Scene:
+    points = np.zeros((98, 2))
+    faces = tuple(Face(number, points, points, np.ones(98), Box(0, 0, 1, 1)) for number in ids)
+    return Scene(Frame(np.zeros((2, 2, 3), np.uint8)), faces)
+
+
+def test_progress_counts_frames_and_faces():
+    progress = Progress(total=4)
+    for scene in (scene_with(), scene_with(1), scene_with(1, 2), scene_with(3)):
+        progress(scene)
+    assert "4 frames in" in totals(progress)
+    assert "faces 3, in 3 of the frames" in totals(progress)
+    empty = Progress()
+    empty(scene_with())
+    assert "no face found" in totals(empty)
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr("tabrt.progress.SECONDS_BETWEEN_LINES", -1.0)
+    with Progress(total=10) as progress:
+        progress(scene_with(1))
+    line = sys.stderr.getvalue()
+    assert line.startswith("frame 1, ") and "frames/s, faces 1" in line and line.endswith("s left\n")
+
+
+def test_on_a_terminal_progress_is_a_bar(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with Progress(total=2) as progress:
+        progress(scene_with(1))
+        progress(scene_with(1))
+    assert "2 frames" in sys.stderr.getvalue()
+
+
+def test_a_stopwatch_adds_up_by_stage():
+    watch = Stopwatch()
+    assert list(watch.each("decode", [1, 2, 3])) == [1, 2, 3]
+    with pytest.raises(RuntimeError), watch.stage("draw"):
+        raise RuntimeError
+    assert watch.seconds.keys() == {"decode", "draw"}
+    assert where_time_went({"decode": 0.5, "draw": 0.1}, 100) == "ms a frame, stages overlap: decode 5.0, draw 1.0"
+
+
+# ---------------------------------------------------------------------------------------------------------- cameras
+
+
+def test_cameras_are_listed_with_their_names_and_stable_paths(tmp_path: Path):
+    for node, name, index in (("video10", "Far", "0"), ("video2", "Near", "0"), ("video3", "Near", "1")):
+        (tmp_path / "sys" / node).mkdir(parents=True)
+        (tmp_path / "sys" / node / "name").write_text(f"{name}\n")
+        (tmp_path / "sys" / node / "index").write_text(f"{index}\n")
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "by-id").mkdir()
+    (tmp_path / "by-id" / "usb-Near").symlink_to("../dev/video2")
+    assert cameras(tmp_path / "sys", tmp_path / "by-id") == [
+        Camera("/dev/video2", "Near", str(tmp_path / "by-id" / "usb-Near")),
+        Camera("/dev/video10", "Far"),
+    ]
+    assert cameras(tmp_path / "nothing", tmp_path / "nothing") == []

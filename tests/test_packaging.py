@@ -1,0 +1,204 @@
+"""What is installed, what importing it costs, and what it never does."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, command, environment
+
+import tabrt
+
+# A module imports only from those before it.
+ORDER = (
+    *("errors", "geometry", "topology", "heatmaps", "faces", "metrics", "engine", "engines", "network"),
+    *("detector", "smoothing", "video", "ahead", "tracker", "overlay", "records"),
+    *("cameras", "camera", "status", "outputs", "window", "web", "serve"),
+    *("progress", "doctor", "app", "live", "bench", "cli", "__main__"),
+)
+MAY_LOAD_TORCH = ("network", "engines/torch.py", "engines/tensorrt.py")
+
+
+# ---------------------------------------------------------------------------------------------------------- the API
+
+
+def test_the_public_names_are_these_and_can_be_had():
+    assert tabrt.__all__ == ["Box", "Face", "Frame", "Scene", "TabrtError", "Tracker", "__version__", "load_engine"]
+    for name in tabrt.__all__:
+        assert getattr(tabrt, name) is not None
+        assert name in dir(tabrt)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="Trakcer"):
+        _ = tabrt.Trakcer
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"import sys\n{statement}\nprint(' '.join(sys.modules))"
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, check=True, timeout=60)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_importing_the_package_and_the_command_line_is_cheap():
+    heavy = {"numpy", "cv2", "av", "onnxruntime", "mediapipe", "torch"}
+    assert not heavy & loaded_by("import tabrt")
+    assert not heavy & loaded_by("import tabrt.cli")
+
+
+def test_everything_but_the_network_is_had_without_torch():
+    assert "torch" not in loaded_by("import tabrt.app, tabrt.doctor, tabrt.cli; tabrt.Tracker, tabrt.load_engine")
+
+
+# --------------------------------------------------------------------------------------------------------- the rooms
+
+
+def modules() -> Iterator[tuple[Path, str]]:
+    """Each file of the package, with its room: the module or folder right under tabrt/."""
+    for path in sorted((ROOT / "tabrt").rglob("*.py")):
+        yield path, path.relative_to(ROOT / "tabrt").parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """What a file imports, and whether as soon as it is imported itself."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(node)
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and "TYPE_CHECKING" in ast.dump(branch.test)
+        for node in ast.walk(branch)
+    }
+    late = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, id(node) not in late) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [f"tabrt.{alias.name}" for alias in node.names] if node.module == "tabrt" else [node.module]
+            yield from ((name, id(node) not in late) for name in names)
+
+
+def test_a_module_imports_only_from_those_before_it():
+    for path, room in modules():
+        if room == "__init__":
+            continue
+        assert room in ORDER, f"{path}: say in ORDER where {room} stands"
+        for name, at_once in imports(path):
+            other = name.split(".")[1] if name.startswith("tabrt.") else None
+            if other in ORDER and other != room and at_once:
+                assert ORDER.index(other) < ORDER.index(room), f"{path} imports {name}"
+
+
+def test_only_the_network_and_its_engines_import_torch():
+    for path, _ in modules():
+        place = path.relative_to(ROOT / "tabrt").as_posix()
+        if not place.startswith(MAY_LOAD_TORCH):
+            for name, at_once in imports(path):
+                assert name.split(".")[0] not in ("torch", "torch_tensorrt"), place
+                assert not (at_once and name.startswith("tabrt.network")), place
+
+
+def test_the_package_needs_nothing_of_the_workshops():
+    for path, _ in modules():
+        for name, _ in imports(path):
+            assert name.split(".")[0] not in ("training", "export", "benchmarks", "tests"), path
+
+
+# --------------------------------------------------------------------------------------------------------- the wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    pytest.importorskip("hatchling", reason="the build backend is not installed here")
+    folder = tmp_path_factory.mktemp("wheel")
+    words = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(folder)]
+    subprocess.run([*words, str(ROOT)], check=True, timeout=300)
+    return zipfile.ZipFile(next(folder.glob("tabrt-*.whl")))
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile):
+    assert {name.split("/")[0] for name in wheel.namelist()} == {"tabrt", f"tabrt-{tabrt.__version__}.dist-info"}
+    installed = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "tabrt").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert installed <= set(wheel.namelist())
+    for name in ("py.typed", "demo/pexels_face.mp4", "demo/LICENCE.txt", "models/face_detection_short_range.tflite"):
+        assert f"tabrt/{name}" in installed
+
+
+def test_the_wheel_names_its_needs(wheel: zipfile.ZipFile):
+    folder = f"tabrt-{tabrt.__version__}.dist-info"
+    metadata = wheel.read(f"{folder}/METADATA").decode()
+    always = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
+    assert "Requires-Dist: mediapipe==0.10.33" in always
+    assert not any("torch" in line or "opencv-python" in line for line in always)
+    for extra in ("train", "export", "openvino", "cuda", "rtx", "serve", "osc", "dev"):
+        assert f"Provides-Extra: {extra}\n" in metadata
+    assert "tabrt = tabrt.cli:main" in wheel.read(f"{folder}/entry_points.txt").decode()
+    assert f"{folder}/licenses/LICENSE" in wheel.namelist()
+    assert f"{folder}/licenses/NOTICE" in wheel.namelist()
+
+
+def test_the_version_is_said_once():
+    installed = importlib.import_module("importlib.metadata")
+    try:
+        assert installed.version("tabrt") == tabrt.__version__
+    except installed.PackageNotFoundError:
+        pytest.skip("tabrt is not installed here, only checked out")
+
+
+# ----------------------------------------------------------------------------------------------- what it never does
+
+
+def test_tracking_a_film_never_loads_torch(run: Callable[..., subprocess.CompletedProcess], clip: Path, tmp_path: Path):
+    (tmp_path / "trap").mkdir()
+    (tmp_path / "trap" / "torch.py").write_text("raise SystemExit('torch was loaded')")
+    done = run("video", clip, "--out", "out.mp4", env=environment(PYTHONPATH=str(tmp_path / "trap")))
+    assert done.returncode == 0, done.stderr
+
+
+def test_nothing_is_sent(clip: Path, tmp_path: Path):
+    """In a network namespace of its own the kernel counts what a run tries to send: not even a name is looked up."""
+    look_up = [sys.executable, "-c", "import socket; socket.getaddrinfo('example.org', 80)"]
+    if _attempts(look_up, tmp_path) in (None, 0):
+        pytest.skip("no network namespace can be made here (it takes Linux, unshare and the right to use it)")
+    assert _attempts([*command(), "video", str(clip), "--out", "out.mp4", "--landmarks", "out.jsonl"], tmp_path) == 0
+    assert (tmp_path / "out.mp4").stat().st_size > 0
+
+
+def _attempts(words: list[str], folder: Path) -> int | None:
+    """Packets that a command tried to send; None where that cannot be counted."""
+    count = "import json, sys; print(json.dumps([open('/proc/net/snmp').read(), open('/proc/net/snmp6').read()]))"
+    script = f'"$@" >/dev/null 2>&1; exec {sys.executable} -c "{count}"'
+    isolated = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--net", "--map-root-user"]
+    try:
+        done = subprocess.run(
+            [*isolated, "sh", "-c", script, "sh", *words],
+            **{"cwd": folder, "env": environment(), "capture_output": True, "text": True, "timeout": 120},
+        )
+        old, new = json.loads(done.stdout)
+    except (OSError, ValueError):
+        return None
+    names, values = (line.split() for line in old.splitlines() if line.startswith("Ip:"))
+    counters = dict(zip(names, values, strict=True)) | dict(line.split() for line in new.splitlines())
+    wanted = ("OutRequests", "OutNoRoutes", "OutDiscards")
+    # A new interface announces itself by IPv6 multicast; the namespace has none but a loopback that is down.
+    return sum(int(counters[name]) for name in (*wanted, *(f"Ip6{name}" for name in wanted)))
