@@ -43,7 +43,7 @@ def training_crop(
     margin: float = 1.25,
     box: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A crop uint8 (256, 256, 3) RGB and its points (L, 2) in crop px, from image (H, W, 3) BGR and points in its px."""
+    """A crop uint8 (256, 256, 3) RGB and its points (L, 2) in crop px, of image (H, W, 3) BGR and points in its px."""
     crop = _stray(truth_crop(points, margin, box), how, rng)
     pixels, moved = crop.cut(image), crop.to_crop(points)
     if rng.random() < how.flip:

@@ -1,16 +1,86 @@
-"""Starting a network from another's weights."""
+"""What a run leaves on disk: checkpoints with their cards, and the state it resumes from."""
 
 from __future__ import annotations
 
+import datetime
+import io
+import json
+import pickle
+from dataclasses import asdict
 from pathlib import Path
 
-from safetensors.torch import load_file
-from torch import nn
+import torch
+
+from tabrt.engine import ModelCard
+from tabrt.errors import TabrtError
+from tabrt.network import Tab, TabConfig
+from tabrt.network.checkpoint import load_checkpoint, write_atomically
+from training.recipes import Recipe
+from training.sets import SHARED_SETS
 
 
-def load_matching(model: nn.Module, path: Path) -> str:
-    """Fill every weight that has the same name and shape in the checkpoint; say how many."""
-    own, theirs = model.state_dict(), load_file(path)
+def card_of(config: TabConfig, recipe: Recipe, sizes: dict[str, int]) -> ModelCard:
+    """The card of a network trained by a recipe on sets of these sizes."""
+    suffix = "" if config.width == "full" else f"-{config.width}"
+    human = set(sizes) & {*SHARED_SETS, "300w", "300w-lp"}
+    licence = "research use: trained with 300-W labels" if human else f"that of its data: {', '.join(sizes)}"
+    return ModelCard(
+        name=f"tab{config.hourglasses}{suffix}",
+        topology=config.topology,
+        hourglasses=config.hourglasses,
+        width=config.width,
+        decoding="gaussian" if recipe.loss == "mse" else "softmax",
+        training_data=", ".join(f"{name} ({size:,} faces)" for name, size in sizes.items()),
+        licence=licence,
+        date=datetime.date.today().isoformat(),
+    )
+
+
+def load_matching(model: Tab, path: Path) -> str:
+    """Fill every weight that has the same name and shape in a checkpoint; say how many. Raises TabrtError for none."""
+    own, theirs = model.state_dict(), load_checkpoint(path)[0].state_dict()
     matching = {name: value for name, value in theirs.items() if name in own and own[name].shape == value.shape}
+    if not matching:
+        raise TabrtError(f"{path}: none of its weights fits this network; start from another checkpoint")
     model.load_state_dict(matching, strict=False)
     return f"{path}: {len(matching)} of {len(own)} weights taken over"
+
+
+def identity(config: TabConfig, recipe: Recipe, seed: int, sizes: dict[str, int]) -> str:
+    """What must be the same for a run to be resumed."""
+    return json.dumps({"network": asdict(config), "recipe": asdict(recipe), "seed": seed, "sets": sizes})
+
+
+def save_state(path: Path, state: dict) -> None:
+    """Write a run's state whole or not at all. Raises TabrtError if it fails; the last good one is still there."""
+    memory = io.BytesIO()
+    torch.save(state, memory)
+    write_atomically(path, memory.getvalue())
+
+
+def load_state(path: Path, expected: str) -> dict | None:
+    """The state to resume from, or None. Raises TabrtError for a damaged one, and for that of another run."""
+    if not path.is_file():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise TabrtError(f"{path} is damaged ({str(error)[:80]!r}); remove it to start anew") from None
+    found = state.get("identity") if isinstance(state, dict) else None
+    if found != expected:
+        raise TabrtError(f"{path} is of another run ({_difference(found, expected)}); choose another --out")
+    return state
+
+
+def _difference(found: object, expected: str) -> str:
+    if not isinstance(found, str):
+        return "it names none"
+    theirs, ours = json.loads(found), json.loads(expected)
+    for group, values in ours.items():
+        other = theirs.get(group)
+        if other != values and isinstance(values, dict) and isinstance(other, dict):
+            key = next(key for key in {**values, **other} if values.get(key) != other.get(key))
+            return f"{group}, {key}: {other.get(key)}, not {values.get(key)}"
+        if other != values:
+            return f"{group}: {other}, not {values}"
+    return "its fields differ"

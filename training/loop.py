@@ -1,119 +1,29 @@
-"""The training loop: one step function, run by Lightning Fabric on one process or many.
-
-Every batch is a pure function of (seed, step): which faces, and how each is augmented. So a run that is stopped and
-resumed from its state file gives the same numbers as one that never stopped.
-"""
+"""The training loop: one step, run by Lightning Fabric on one process or many."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import json
 import math
-import os
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import lightning_fabric as lightning
-import numpy as np
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
 
 from tabrt.errors import TabrtError
-from tabrt.heatmaps import decode, render_boundaries
-from tabrt.metrics import eye_distance, nme
 from tabrt.network import Tab, TabConfig
-from tabrt.network.tab import normalise
-from tabrt.topology import IBUG68, WFLW98, to_68
-from training.augment import training_crop, truth_crop
-from training.losses import boundary_mse, landmark_cross_entropy, landmark_mse
+from tabrt.network.checkpoint import load_checkpoint, load_imagenet_stem, save_checkpoint
+from training.averaging import Average
+from training.batches import Plan, loader
+from training.checkpointing import card_of, identity, load_matching, load_state, save_state
+from training.journal import Journal
+from training.losses import Objective
 from training.recipes import Phase, Recipe
 from training.sets import FaceSet
+from training.validation import validate
 
-
-class Batches(Dataset):
-    """Map-style over keys (set name, index, seed): gives a crop, its points, its boundary maps."""
-
-    def __init__(self, sets: dict[str, FaceSet], recipe: Recipe):
-        self.sets, self.recipe = sets, recipe
-
-    def __getitem__(self, key: tuple[str, int, int]):
-        cv2_threads_off()
-        name, index, seed = key
-        faces = self.sets[name]
-        rng = np.random.default_rng(seed)
-        box = None if faces.boxes is None else faces.boxes[index]
-        pixels, points = training_crop(
-            faces.read(index), faces.points[index], faces.topology, self.recipe.augmentation, rng, box=box
-        )
-        return pixels, points, render_boundaries(points, faces.topology.boundary_lines)
-
-
-def cv2_threads_off() -> None:
-    """OpenCV's own threads fight with the workers for cores."""
-    import cv2
-
-    cv2.setNumThreads(0)
-
-
-class Plan:
-    """A batch sampler: yields, for each step, the keys of this process' share of the batch."""
-
-    def __init__(self, sets: dict[str, FaceSet], recipe: Recipe, steps: range, seed: int, rank: int = 0, world: int = 1):
-        self.sizes = {name: len(faces) for name, faces in sets.items()}
-        self.recipe, self.steps, self.seed, self.rank, self.world = recipe, steps, seed, rank, world
-        shares = recipe.mixture or {name: float(size) for name, size in self.sizes.items()}
-        shares = {name: share for name, share in shares.items() if name in self.sizes}
-        self.names = list(shares)
-        self.shares = np.array([shares[name] for name in self.names]) / sum(shares.values())
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __iter__(self) -> Iterator[list[tuple[str, int, int]]]:
-        for step in self.steps:
-            yield self.keys(step)[self.rank :: self.world]
-
-    def keys(self, step: int) -> list[tuple[str, int, int]]:
-        """The whole batch of a step. Each set is gone through in shuffled passes, so no face is left out."""
-        rng = np.random.default_rng((self.seed, step))
-        chosen = rng.choice(len(self.names), self.recipe.batch, p=self.shares)
-        keys = []
-        for place, which in enumerate(chosen):
-            name = self.names[which]
-            turn = int(round(step * self.recipe.batch * self.shares[which])) + place
-            cycle, position = divmod(turn, self.sizes[name])
-            index = np.random.default_rng((self.seed, which, cycle)).permutation(self.sizes[name])[position]
-            keys.append((name, int(index), int(rng.integers(1 << 62))))
-        return keys
-
-
-def learning_rate(phase: Phase, step: int, steps: int, steps_per_epoch: int) -> float:
-    """The rate of a step: ×0.1 at the milestones, or a warm-up and one cosine."""
-    if phase.milestones:
-        return phase.learning_rate * 0.1 ** sum(step >= epoch * steps_per_epoch for epoch in phase.milestones)
-    if step < phase.warmup:
-        return phase.learning_rate * (step + 1) / phase.warmup
-    done = (step - phase.warmup) / max(1, steps - phase.warmup)
-    return phase.learning_rate_end + (phase.learning_rate - phase.learning_rate_end) * (1 + math.cos(math.pi * done)) / 2
-
-
-def compute_loss(model: nn.Module, recipe: Recipe, part: str, crops: Tensor, points: Tensor, boundaries: Tensor):
-    """The loss of one batch, and its parts as numbers."""
-    x = normalise(crops).contiguous(memory_format=torch.channels_last)
-    output = model(x)
-    zero = torch.zeros((), device=x.device)
-    edge = boundary_mse(output.boundaries, boundaries) if part != "balt" else zero
-    land = zero
-    if part != "scbe":
-        if recipe.loss == "mse":
-            land = landmark_mse(output.landmarks, points)
-        else:
-            land = landmark_cross_entropy(output.landmarks, points, recipe.distance_weight)
-    return land + recipe.boundary_weight * edge, {"landmarks": float(land.detach()), "boundaries": float(edge.detach())}
+_OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 def train(
@@ -125,180 +35,202 @@ def train(
     seed: int = 0,
     workers: int = 2,
     start: Path | None = None,
-    validate_every: int = 500,
+    imagenet: Path | None = None,
+    validate_every: int | None = None,
     save_every: int = 200,
     fabric: lightning.Fabric | None = None,
 ) -> Path:
-    """Train a network and leave in `out`: best.safetensors, last.safetensors, state.pt, log.csv.
+    """Train a network and leave in `out`: best.safetensors, last.safetensors, state.pt, log.csv, curves.png, samples/.
 
-    Resumes from out/state.pt where there is one. `start`: a checkpoint whose weights fill whatever has the same name
-    and shape. Returns the path of the best checkpoint (lowest validation NME of the averaged weights).
+    Resumes from out/state.pt where there is one, with the numbers that an uninterrupted run would have had. start: a
+    checkpoint whose weights fill whatever has the same name and shape. validate_every, save_every: steps; None: each
+    epoch, or 500 steps where the phase counts samples. Returns the best checkpoint by the validation set.
     """
-    from training.checkpointing import load_matching
-
     fabric = fabric or lightning.Fabric(accelerator="auto", devices=1)
-    fabric.seed_everything(seed)
-    out.mkdir(parents=True, exist_ok=True)
-    model = Tab(config).to(memory_format=torch.channels_last)
-    if start is not None:
-        fabric.print(load_matching(model, start))
-    average = Average(model, recipe.averaging)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimiser]
-    optimiser = kind(parameters, lr=1e-4, weight_decay=recipe.weight_decay)
-    wrapped, optimiser = fabric.setup(model, optimiser)
-    phase = recipe.phases[0]
-    steps_per_epoch = max(1, sum(map(len, sets.values())) // recipe.batch)
-    steps = phase.samples // recipe.batch if phase.samples else phase.epochs * steps_per_epoch
-    step, best = 0, math.inf
-    state_path = out / "state.pt"
-    if state_path.exists():
-        state = torch.load(state_path, map_location="cpu", weights_only=True)
-        model.load_state_dict(state["model"])
-        average.load(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        step, best = state["step"], state["best"]
-        fabric.print(f"resuming at step {step} of {steps}")
-    plan = Plan(sets, recipe, range(step, steps), seed, fabric.global_rank, fabric.world_size)
-    loader = DataLoader(
-        Batches(sets, recipe), batch_sampler=plan, num_workers=workers, collate_fn=collate, prefetch_factor=4 if workers else None
-    )
-    model.train()
-    log = Log(out / "log.csv")
-    began, seen = time.perf_counter(), 0
-    for crops, points, boundaries in loader:
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(phase, step, steps, steps_per_epoch)
-        loss, parts = compute_loss(wrapped, recipe, phase.part, crops, points, boundaries)
-        if not torch.isfinite(loss):
-            raise TabrtError(f"the loss is not finite at step {step}; lower the learning rate, or look at the labels")
-        fabric.backward(loss)
-        torch.nn.utils.clip_grad_norm_(parameters, 5.0)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        average.update(model, step)
-        step += 1
-        seen += len(crops)
-        log.add(parts)
-        if step % 50 == 0:
-            speed = seen / (time.perf_counter() - began)
-            fabric.print(
-                f"step {step}/{steps}  {log.text()}  rate {group['lr']:.2e}  {speed:.1f} faces/s", flush=True
-            )
-        if step % validate_every == 0 or step == steps:
-            error = validate(average.model(model), validation)
-            log.write(step, group["lr"], error)
-            fabric.print(f"step {step}: validation NME {100 * error:.3f} %", flush=True)
-            if error < best:
-                best = error
-                save(out / "best.safetensors", average.model(model), {"nme": error, "step": step})
-        if step % save_every == 0 or step == steps:
-            save(out / "last.safetensors", average.model(model), {"step": step})
-            atomically(
-                state_path,
-                lambda path: torch.save(
-                    {
-                        "model": model.state_dict(),
-                        "average": average.state,
-                        "optimiser": optimiser.state_dict(),
-                        "step": step,
-                        "best": best,
-                    },
-                    path,
-                ),
-            )
+    run = _Run(config, recipe, sets, validation, out, seed, workers, save_every, fabric)
+    run.begin(start, imagenet)
+    with run.journal.bar:
+        for index, phase in enumerate(recipe.phases):
+            if index >= run.phase:
+                run.train_phase(index, phase, validate_every)
     return out / "best.safetensors"
 
 
-def collate(samples):
-    crops, points, boundaries = zip(*samples, strict=True)
-    return tuple(torch.from_numpy(np.stack(part)) for part in (crops, points, boundaries))
+class _Run:
+    """A run and all that is saved of it."""
+
+    def __init__(
+        self,
+        config: TabConfig,
+        recipe: Recipe,
+        sets: dict[str, FaceSet],
+        validation: FaceSet,
+        out: Path,
+        seed: int,
+        workers: int,
+        save_every: int,
+        fabric: lightning.Fabric,
+    ):
+        self.recipe, self.sets, self.validation, self.out = recipe, sets, validation, out
+        self.seed, self.workers, self.save_every, self.fabric = seed, workers, save_every, fabric
+        self.sizes = {name: len(faces) for name, faces in sets.items()}
+        self.card = card_of(config, recipe, self.sizes)
+        self.identity = identity(config, recipe, seed, self.sizes)
+        self.journal = Journal(out, fabric.is_global_zero)
+        torch.manual_seed(seed)
+        self.model = Tab(config).to(memory_format=torch.channels_last)
+        self.phase, self.step, self.best = 0, 0, math.inf
+        self.resumed: dict | None = None
+
+    def begin(self, start: Path | None, imagenet: Path | None) -> None:
+        """Weights to start from, or the state to resume."""
+        self.resumed = load_state(self.out / "state.pt", self.identity)
+        if self.resumed is not None:
+            self.model.load_state_dict(self.resumed["model"])
+            self.phase, self.step, self.best = (self.resumed[key] for key in ("phase", "step", "best"))
+            self.journal.means, self.journal.rows = self.resumed["means"], self.resumed["rows"]
+            self.journal.say(f"resuming phase {self.phase + 1} after step {self.step}")
+            return
+        if self.recipe.imagenet_stem:
+            self.journal.say(load_imagenet_stem(self.model, imagenet))
+        if start is not None:
+            self.journal.say(load_matching(self.model, start))
+
+    def train_phase(self, index: int, phase: Phase, validate_every: int | None) -> None:
+        """One phase, from its best predecessor or from where it was left, to its end."""
+        if index > self.phase:
+            self.phase, self.step, self.best = index, 0, math.inf
+            self.model.load_state_dict(load_checkpoint(self._best(index - 1))[0].state_dict())
+        per_epoch = max(1, sum(self.sizes.values()) // self.recipe.batch)
+        steps = phase_steps(phase, self.recipe.batch, per_epoch)
+        every = validate_every or (per_epoch if phase.epochs else 500)
+        objective, optimiser, average = self._prepare(phase)
+        fabric, batch = self.fabric, self.recipe.batch
+        shares = self.recipe.mixture or {name: float(size) for name, size in self.sizes.items()}
+        plan = Plan(
+            self.sizes, shares, batch, range(self.step, steps), self.seed + index, fabric.global_rank, fabric.world_size
+        )
+        self.journal.begin(index, self.step, steps)
+        for tensors in loader(self.sets, self.recipe.augmentation, plan, self.workers):
+            rate = learning_rate(phase, self.step, steps, per_epoch)
+            losses = self._train_step(objective, optimiser, rate, fabric.to_device(tensors))
+            average.update(self.model, self.step)
+            self.step += 1
+            self.journal.add(self.step, losses, rate, batch)
+            validated = self.step % every == 0 or self.step == steps
+            if validated:
+                self._validate(phase, average, rate)
+            if validated or self.step % self.save_every == 0:
+                self._save(average, optimiser)
+
+    def _prepare(self, phase: Phase):
+        total = self._total if self.fabric.world_size > 1 else None
+        objective = Objective(self.model, self.recipe, phase.part, total)
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        kind = _OPTIMISERS[self.recipe.optimiser]
+        optimiser = kind(parameters, lr=phase.learning_rate, weight_decay=self.recipe.weight_decay)
+        if self.fabric.world_size > 1 and self.fabric.device.type == "cuda":
+            objective = torch.nn.SyncBatchNorm.convert_sync_batchnorm(objective)  # torch has none for CPUs
+        wrapped, optimiser = self.fabric.setup(objective, optimiser)
+        average = Average(self.model, self.recipe.averaging)
+        if self.resumed is not None:
+            average.load(self.resumed["average"])
+            optimiser.load_state_dict(self.resumed["optimiser"])
+            self.resumed = None
+        wrapped.train()
+        return wrapped, optimiser, average
+
+    def _total(self, values: Tensor) -> Tensor:
+        return self.fabric.all_reduce(values, reduce_op="sum")
+
+    def _train_step(self, objective, optimiser, rate: float, tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        loss, landmarks, boundaries = objective(*tensors)
+        self.fabric.backward(loss)
+        # Measured after the processes have shared their gradients, so all of them stop together.
+        limit = self.recipe.clip or math.inf
+        norm = self.fabric.clip_gradients(objective, optimiser, max_norm=limit, error_if_nonfinite=False)
+        if not torch.isfinite(norm):
+            raise TabrtError(
+                f"the gradient is not finite at step {self.step}; lower the learning rate, or look at the labels"
+            )
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        return {"landmarks": landmarks, "boundaries": boundaries}
+
+    def _validate(self, phase: Phase, average: Average, rate: float) -> None:
+        if self.fabric.is_global_zero:
+            model = average.model()
+            picture = self.out / "samples" / f"phase{self.phase + 1}-{self.step:06d}.jpg"
+            error, told = validate(model, self.card, self.validation, phase.part, picture)
+            self.journal.validated(self.step, self.recipe.batch, rate, error, told)
+            if error < self.best:
+                self.best = error
+                self._save_checkpoint(self._best(self.phase), model, {f"validation_{_METRIC[phase.part]}": error})
+        self.fabric.barrier()
+
+    def _best(self, phase: int) -> Path:
+        last = phase == len(self.recipe.phases) - 1
+        return self.out / ("best.safetensors" if last else f"phase{phase + 1}.safetensors")
+
+    def _save(self, average: Average, optimiser: torch.optim.Optimizer) -> None:
+        if not self.fabric.is_global_zero:
+            return
+        self._save_checkpoint(self.out / "last.safetensors", average.model(), {})
+        state = {
+            "identity": self.identity,
+            "phase": self.phase,
+            "step": self.step,
+            "best": self.best,
+            "means": self.journal.means,
+            "rows": self.journal.rows,
+            "model": self.model.state_dict(),
+            "average": average.state,
+            "optimiser": optimiser.state_dict(),
+        }
+        save_state(self.out / "state.pt", state)
+
+    def _save_checkpoint(self, path: Path, model: Tab, figures: dict[str, float]) -> None:
+        save_checkpoint(path, model, dataclasses.replace(self.card, figures=figures))
 
 
-class Average:
-    """An exponential average of the weights and of the BN statistics, which is what gets shipped."""
-
-    def __init__(self, model: nn.Module, decay: float):
-        self.decay = decay
-        self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        self._copy = None
-
-    def update(self, model: nn.Module, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
-        floats, news = [], []
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                floats.append(self.state[name])
-                news.append(value.detach())
-            else:
-                self.state[name].copy_(value)
-        torch._foreach_lerp_(floats, news, 1 - decay)
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        for name, value in state.items():
-            self.state[name].copy_(value)
-
-    def model(self, like: Tab) -> Tab:
-        if self._copy is None:
-            self._copy = Tab(like.config).to(memory_format=torch.channels_last).eval()
-        self._copy.load_state_dict(self.state)
-        return self._copy
+_METRIC = {"all": "nme", "balt": "nme", "scbe": "boundary_mse"}
 
 
-@torch.no_grad()
-def predict(model: Tab, crops: np.ndarray, batch: int = 16) -> tuple[np.ndarray, np.ndarray]:
-    """Points (N, L, 2) in crop px and confidences (N, L) of crops uint8 (N, 256, 256, 3) RGB."""
-    points, confidence = [], []
-    for first in range(0, len(crops), batch):
-        x = normalise(torch.from_numpy(crops[first : first + batch])).contiguous(memory_format=torch.channels_last)
-        p, c = decode(model(x).landmarks.contiguous().numpy())
-        points.append(p)
-        confidence.append(c)
-    return np.concatenate(points), np.concatenate(confidence)
+def phase_steps(phase: Phase, batch: int, per_epoch: int) -> int:
+    """How many steps a phase has. Raises TabrtError for none."""
+    steps = (phase.samples or 0) // batch if phase.epochs is None else phase.epochs * per_epoch
+    if steps < 1:
+        raise TabrtError(f"{phase.samples or 0} samples are less than one batch of {batch}; ask for more")
+    return steps
 
 
-def validate(model: Tab, faces: FaceSet) -> float:
-    """Mean NME over a set, truth boxes, in the set's 68 human points where it has them (inter-ocular)."""
-    crops = [truth_crop(points) for points in faces.points]
-    pixels = np.stack([crop.cut(faces.read(i)) for i, crop in enumerate(crops)])
-    points, _ = predict(model, pixels)
-    points = np.stack([crop.to_frame(p) for crop, p in zip(crops, points, strict=True)])
-    if faces.points68 is not None:
-        return float(nme(to_68(points), faces.points68, eye_distance(faces.points68, IBUG68)).mean())
-    return float(nme(points, faces.points, eye_distance(faces.points, WFLW98)).mean())
+def learning_rate(phase: Phase, step: int, steps: int, steps_per_epoch: int) -> float:
+    """The rate of a step: ×0.1 at the milestones, or a warm-up and one cosine."""
+    if phase.milestones:
+        return phase.learning_rate * 0.1 ** sum(step >= epoch * steps_per_epoch for epoch in phase.milestones)
+    if step < phase.warmup:
+        return phase.learning_rate * (step + 1) / phase.warmup
+    done = (step - phase.warmup) / max(1, steps - phase.warmup)
+    return (
+        phase.learning_rate_end + (phase.learning_rate - phase.learning_rate_end) * (1 + math.cos(math.pi * done)) / 2
+    )
 
 
-def save(path: Path, model: Tab, notes: dict) -> None:
-    tensors = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
-    metadata = {"tabrt.config": json.dumps(model.config.to_dict()), "tabrt.notes": json.dumps(notes)}
-    atomically(path, lambda partial: save_file(tensors, partial, metadata=metadata))
+def launch(devices: int, nodes: int, precision: str, work: Callable[[lightning.Fabric], Path]) -> Path:
+    """Run `work` by Fabric on this many devices of this many machines, with gradients shared (DDP)."""
+    strategy = "ddp" if devices * nodes > 1 else "auto"
+    fabric = lightning.Fabric(devices=devices, num_nodes=nodes, strategy=strategy, precision=native(precision))
+    fabric.launch()
+    return work(fabric)
 
 
-def atomically(path: Path, write) -> None:
-    """Write through a partial file, so that a full disk or a kill leaves the last good one."""
-    partial = path.with_name(path.name + ".partial")
-    write(partial)
-    os.replace(partial, path)
-
-
-class Log:
-    """Running means on the screen, a CSV on disk."""
-
-    def __init__(self, path: Path):
-        self.path, self.sums, self.count = path, {}, 0
-
-    def add(self, parts: dict[str, float]) -> None:
-        for name, value in parts.items():
-            self.sums[name] = 0.98 * self.sums.get(name, value) + 0.02 * value
-
-    def text(self) -> str:
-        return "  ".join(f"{name} {value:.4f}" for name, value in self.sums.items())
-
-    def write(self, step: int, rate: float, error: float) -> None:
-        row = {"step": step, "learning_rate": rate, **self.sums, "validation_nme": error}
-        new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, row.keys())
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+def native(precision: str) -> str:
+    """`auto` as what this machine computes natively: bf16 where it has it."""
+    if precision != "auto":
+        return precision
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    able = torch.cpu.get_capabilities()
+    return "bf16-mixed" if able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16") else "32-true"

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
-from torch.nn import functional
+from torch import Tensor, nn
 
 from tabrt.geometry import HEATMAP_SIZE, STRIDE
 from tabrt.heatmaps import CELL_OFFSET, GAUSSIAN_SIGMA, SOFTMAX_SIGMA
+from tabrt.network import Tab
+from tabrt.network.tab import normalise
+from training.recipes import Recipe
+
+MSE_REACH = 12.0  # px beyond the crop's edge at which a gaussian still shows in its map
 
 
 def _profiles(points: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
@@ -26,7 +32,7 @@ def labelled(points: Tensor, reach: float = 0.0) -> Tensor:
 
 def landmark_mse(maps: Tensor, points: Tensor) -> Tensor:
     """The paper's loss: mean squared error to gaussians of peak 1 (§4.3)."""
-    mask = labelled(points, reach=12)
+    mask = labelled(points, MSE_REACH)
     along_x, along_y = _profiles(torch.where(mask[..., None], points, 0.0), GAUSSIAN_SIGMA)
     target = along_y[..., :, None] * along_x[..., None, :]
     errors = ((maps.float() - target) ** 2).mean(dim=(2, 3))
@@ -81,6 +87,60 @@ def landmark_cross_entropy(maps: Tensor, points: Tensor, weight: float = 0.0) ->
     return _SoftTargetCrossEntropy.apply(maps, along_x, along_y, cells, mask.float(), weight)
 
 
-def boundary_mse(stacks: list[Tensor], target: Tensor) -> Tensor:
-    """Mean squared error of every stack's boundary maps: intermediate supervision (§3.1), summed over the stacks."""
-    return sum(functional.mse_loss(maps.float(), target) for maps in stacks)
+def boundary_mse(stacks: list[Tensor], target: Tensor, known: Tensor) -> Tensor:
+    """Mean squared error of every stack's boundary maps (B, 16, 64, 64): intermediate supervision (§3.1), summed.
+
+    known (B, 16): 1 for the maps whose target is known; the mean is over those.
+    """
+    count = known.sum().clamp(min=1)
+    return sum((((maps.float() - target) ** 2).mean(dim=(2, 3)) * known).sum() / count for maps in stacks)
+
+
+class Objective(nn.Module):
+    """A network and the loss of one part of it, as one module: what Fabric wraps, and gradients flow through.
+
+    part: all | scbe (the boundary estimator alone) | balt (the estimator frozen, its batch normalisation too).
+    total: sums a tensor over all processes; None where there is one.
+    """
+
+    def __init__(self, model: Tab, recipe: Recipe, part: str, total: Callable[[Tensor], Tensor] | None = None):
+        super().__init__()
+        self.model, self.recipe, self.part, self.total = model, recipe, part, total
+        model.scbe.requires_grad_(part != "balt")
+        model.balt.requires_grad_(part != "scbe")
+
+    def train(self, mode: bool = True) -> Objective:
+        super().train(mode)
+        if self.part == "balt":
+            self.model.scbe.eval()  # else the statistics of the frozen part would go on moving
+        return self
+
+    def forward(self, crops: Tensor, points: Tensor, boundaries: Tensor, known: Tensor) -> tuple[Tensor, ...]:
+        """crops uint8 (B, 256, 256, 3), points (B, L, 2) crop px. Returns the loss, and its two parts on their own."""
+        x = normalise(crops).contiguous(memory_format=torch.channels_last)
+        with torch.set_grad_enabled(self.part != "balt" and torch.is_grad_enabled()):
+            stacks, feature, levels = self.model.scbe(x)
+        maps = None if self.part == "scbe" else self.model.balt(stacks[-1], feature, levels)
+        with torch.autocast(x.device.type, enabled=False):
+            return self._loss(maps, stacks, points, boundaries, known)
+
+    def _loss(
+        self, maps: Tensor | None, stacks: list[Tensor], points: Tensor, boundaries: Tensor, known: Tensor
+    ) -> tuple[Tensor, ...]:
+        edge = land = torch.zeros((), device=points.device)
+        if self.part != "balt":
+            edge = boundary_mse(stacks, boundaries, known) * self._share(known.sum())
+        if maps is not None and self.recipe.loss == "mse":
+            land = landmark_mse(maps, points) * self._share(labelled(points, MSE_REACH).sum())
+        elif maps is not None:
+            land = landmark_cross_entropy(maps, points, self.recipe.distance_weight) * self._share(
+                labelled(points).sum()
+            )
+        return land + self.recipe.boundary_weight * edge, land.detach(), edge.detach()
+
+    def _share(self, count: Tensor) -> Tensor | float:
+        """What the mean over this process' labels weighs, so that the mean over processes is that over all labels."""
+        if self.total is None:
+            return 1.0
+        together = self.total(torch.stack([count.float(), torch.ones_like(count, dtype=torch.float32)]))
+        return count * together[1] / together[0].clamp(min=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tabrt.errors import TabrtError
 from training.augment import PAPER, STRONG, Augmentation
@@ -37,8 +37,8 @@ class Recipe:
     distance_weight: float = 0.0  # of the distance between a map's mean and its point, in cells
     averaging: float = 0.0  # decay of the weight average, per step
     imagenet_stem: bool = False
-    mixture: dict[str, float] = field(default_factory=dict)  # share of each batch by set; empty: by size
-    drop_disagreement: float = 1.0  # leave out faces above this quantile of the labellers' disagreement
+    mixture: dict[str, float] = field(default_factory=dict)  # share of each batch by set of `shared`; empty: by size
+    clip: float = 0.0  # largest norm of the gradient; 0: any
 
 
 # Paper §4.3: the estimator alone, then the transform on the frozen estimator; Adam 1e-4, ×0.1 at 80 and 120 of 140.
@@ -64,6 +64,7 @@ RECIPES = {
         boundary_weight=30.0,
         distance_weight=0.3,
         averaging=0.998,
+        clip=5.0,
         mixture={"human": 0.36, "allage": 0.26, "utkface": 0.12, "facemask": 0.14, "video": 0.12},
     ),
 }
@@ -74,3 +75,27 @@ def recipe_named(name: str) -> Recipe:
     if name not in RECIPES:
         raise TabrtError(f"no recipe is called {name!r}; there are: {', '.join(RECIPES)}")
     return RECIPES[name]
+
+
+def changed(
+    recipe: Recipe, samples: int | None = None, epochs: int | None = None, batch: int | None = None,
+    rate: float | None = None,
+) -> Recipe:  # fmt: skip
+    """A recipe with every phase of another length or learning rate; the milestones move with the length."""
+    phases = recipe.phases
+    if samples is not None and epochs is not None:
+        raise TabrtError("a length is given twice; give --samples or --epochs")
+    if samples is not None:
+        if any(phase.milestones for phase in phases):
+            raise TabrtError(f"the recipe {recipe.name} counts epochs; give --epochs instead of --samples")
+        phases = tuple(replace(phase, samples=samples, epochs=None) for phase in phases)
+    if epochs is not None:
+        phases = tuple(_of_epochs(phase, epochs) for phase in phases)
+    if rate is not None:
+        phases = tuple(replace(phase, learning_rate=rate) for phase in phases)
+    return replace(recipe, phases=phases, batch=batch or recipe.batch)
+
+
+def _of_epochs(phase: Phase, epochs: int) -> Phase:
+    milestones = tuple(round(at * epochs / phase.epochs) for at in phase.milestones) if phase.epochs else ()
+    return replace(phase, epochs=epochs, samples=None, milestones=milestones)

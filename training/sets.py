@@ -1,4 +1,4 @@
-"""Labelled faces in memory: pictures, points, and which of them are for validation."""
+"""Labelled faces: pictures, points, and which of them are for validation."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ import re
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from tabrt.errors import TabrtError
-from tabrt.topology import WFLW98, Topology
+from tabrt.metrics import box_size, eye_distance
+from tabrt.topology import IBUG68, WFLW98, Topology
 
 SHARED_SETS = ("human", "allage", "utkface", "facemask", "video")
 _CROP_SIDE = 352  # px of the pictures in the zips
+_MAX_LABEL_BYTES = 2**28
+_MAX_PICTURE_BYTES = 2**24
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,12 +30,13 @@ class FaceSet:
 
     name: str
     topology: Topology
-    names: np.ndarray  # (N,) str
+    names: np.ndarray  # (N,) str, the same for all faces of one photo
     points: np.ndarray  # (N, L, 2) float32
     read: Callable[[int], np.ndarray]
-    points68: np.ndarray | None = None  # (N, 68, 2) human points, where the set has them
     boxes: np.ndarray | None = None  # (N, 4) left, top, right, bottom, where the set's lists give them
-    subsets: dict[str, np.ndarray] | None = None  # name -> (N,) bool
+    scales: np.ndarray | None = None  # (N,) px, what an error is divided by, where it is not the distance of the eyes
+    normaliser: str = "inter-ocular"  # what that length is called
+    subsets: dict[str, np.ndarray] = field(default_factory=dict)  # name -> (N,) bool
 
     def __len__(self) -> int:
         return len(self.names)
@@ -40,16 +44,24 @@ class FaceSet:
     def subset(self, keep: np.ndarray, name: str | None = None) -> FaceSet:
         """The faces of a boolean mask or of indices, in order."""
         index = np.arange(len(self))[keep]
-        return FaceSet(
-            name or self.name,
-            self.topology,
-            self.names[index],
-            self.points[index],
-            _Renumbered(self.read, index),
-            None if self.points68 is None else self.points68[index],
-            None if self.boxes is None else self.boxes[index],
-            None if self.subsets is None else {key: mask[index] for key, mask in self.subsets.items()},
+        return replace(
+            self,
+            name=name or self.name,
+            names=self.names[index],
+            points=self.points[index],
+            read=_Renumbered(self.read, index),
+            boxes=None if self.boxes is None else self.boxes[index],
+            scales=None if self.scales is None else self.scales[index],
+            subsets={key: mask[index] for key, mask in self.subsets.items()},
         )
+
+    def lengths(self) -> np.ndarray:
+        """(N,) px: what the error of each face is divided by."""
+        return eye_distance(self.points, self.topology) if self.scales is None else self.scales
+
+    def by_box_size(self) -> FaceSet:
+        """The same faces, judged by √(width · height) of their points' box."""
+        return replace(self, scales=box_size(self.points), normaliser="√(width · height) of the points' box")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,25 +83,51 @@ class _Rows:
         return np.load(self.path, mmap_mode="r")[i]
 
 
-def load_zip(path: Path, cache: Path) -> FaceSet:
-    """One zip of face crops (labels.npz and images/). Its pictures are decoded once into `cache`.
+def shared_faces(root: Path, cache: Path) -> tuple[dict[str, FaceSet], FaceSet]:
+    """The zips of SHARED_SETS under root: sets to train on, and the held-out part of `human`."""
+    missing = [name for name in SHARED_SETS if not (root / f"{name}.zip").is_file()]
+    if missing:
+        raise TabrtError(f"{root}: no {missing[0]}.zip; give the folder that holds {', '.join(SHARED_SETS)} (.zip)")
+    sets = {name: load_zip(root / f"{name}.zip", cache)[0] for name in SHARED_SETS}
+    sets["human"] = sets["human"].subset(~held_out(sets["human"].names))
+    return sets, shared_validation(root, cache)
 
-    Raises TabrtError naming the file and what was expected.
+
+def shared_validation(root: Path, cache: Path) -> FaceSet:
+    """The held-out part of human.zip, judged on its 68 human points; boxes are those of the 98 points."""
+    if not (root / "human.zip").is_file():
+        raise TabrtError(f"{root}: no human.zip; give the folder that holds it")
+    faces, human = load_zip(root / "human.zip", cache)
+    boxes = np.concatenate([faces.points.min(axis=1), faces.points.max(axis=1)], axis=1)
+    judged = replace(faces, name="shared-validation", topology=IBUG68, points=human, boxes=boxes)
+    return judged.subset(held_out(faces.names))
+
+
+def load_zip(path: Path, cache: Path) -> tuple[FaceSet, np.ndarray]:
+    """One zip of face crops (labels.npz and images/), and its human points (N, 68, 2), NaN where it has none.
+
+    Its pictures are decoded once into `cache`. Raises TabrtError naming the file and what was expected.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            labels = np.load(io.BytesIO(archive.read("labels.npz")), allow_pickle=False)
+            labels = np.load(io.BytesIO(_entry(archive, "labels.npz", _MAX_LABEL_BYTES)), allow_pickle=False)
             names, points = labels["image"].astype(str), labels["points98"].astype(np.float32)
             human = labels["points68"].astype(np.float32)
             if points.shape != (len(names), 98, 2) or human.shape != (len(names), 68, 2):
-                raise TabrtError(f"{path}: labels.npz must hold points98 (N, 98, 2) and points68 (N, 68, 2)")
+                raise ValueError("labels.npz must hold points98 (N, 98, 2) and points68 (N, 68, 2)")
             rows = cache / f"{path.stem}.npy"
             if not _complete(rows, len(names)):
                 _decode(archive, names, rows)
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise TabrtError(f"{path}: not a zip of labelled faces ({error}); expected labels.npz and images/") from None
-    has_human = bool(np.isfinite(human).all(axis=(1, 2)).any())
-    return FaceSet(path.stem, WFLW98, names, points, _Rows(str(rows)), human if has_human else None)
+    return FaceSet(path.stem, WFLW98, names, points, _Rows(str(rows))), human
+
+
+def _entry(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
+    size = archive.getinfo(name).file_size
+    if size > limit:
+        raise ValueError(f"{name} unpacks to {size:,} bytes, more than {limit:,}")
+    return archive.read(name)
 
 
 def _complete(rows: Path, count: int) -> bool:
@@ -103,7 +141,7 @@ def _decode(archive: zipfile.ZipFile, names: np.ndarray, rows: Path) -> None:
     partial = rows.with_suffix(".partial.npy")
     shape = (len(names), _CROP_SIDE, _CROP_SIDE, 3)
     out = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
-    blobs = (archive.read(f"images/{name}") for name in names)
+    blobs = (_entry(archive, f"images/{name}", _MAX_PICTURE_BYTES) for name in names)
     with ThreadPoolExecutor(2) as pool:
         for i, image in enumerate(pool.map(_decode_one, blobs)):
             if image is None or image.shape != shape[1:]:
@@ -126,15 +164,3 @@ def held_out(names: np.ndarray, share: int = 10) -> np.ndarray:
     """(N,) bool: the faces kept for validation, one photo in `share`, by a fixed hash of the photo's name."""
     digests = (hashlib.sha256(photo_of(name).encode()).digest() for name in names)
     return np.array([int.from_bytes(digest[:8], "big") % share == 0 for digest in digests])
-
-
-def shared_faces(root: Path, cache: Path) -> tuple[dict[str, FaceSet], FaceSet]:
-    """The zips of SHARED_SETS under root: sets to train on, and the held-out part of `human`."""
-    missing = [name for name in SHARED_SETS if not (root / f"{name}.zip").is_file()]
-    if missing:
-        raise TabrtError(f"{root}: no {missing[0]}.zip; give the folder that holds {', '.join(SHARED_SETS)} (.zip)")
-    sets = {name: load_zip(root / f"{name}.zip", cache) for name in SHARED_SETS}
-    human = sets["human"]
-    out = held_out(human.names)
-    sets["human"] = human.subset(~out)
-    return sets, human.subset(out, "human-validation")

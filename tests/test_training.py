@@ -1,0 +1,454 @@
+"""The training loop, its batches, losses and files, on networks small enough for a test."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import multiprocessing
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from synthetic_faces import drawn_faces, real_faces
+
+from tabrt.errors import TabrtError
+from tabrt.geometry import CROP_SIZE
+from tabrt.heatmaps import render_boundaries
+from tabrt.network import Tab, TabConfig
+from tabrt.network.checkpoint import load_checkpoint
+from tabrt.topology import BOUNDARY_MIRROR, WFLW98
+from training import loop
+from training.augment import PAPER, STRONG, Augmentation, training_crop
+from training.batches import Crops, Plan, collate, known_boundaries
+from training.datasets import parse_sources, training_sets
+from training.journal import Journal
+from training.loop import learning_rate, train
+from training.losses import Objective, boundary_mse, landmark_cross_entropy, landmark_mse
+from training.recipes import RECIPES, Phase, Recipe, changed
+from training.relabel import mean_points, with_labels, write_labels
+from training.validation import NetworkEngine
+
+TINY = TabConfig(hourglasses=1, stem="slim", channels=8, balt_channels=2)
+STILL = Augmentation(flip=0, rotate=0, scale=0, cover=0, brightness=0)
+ROOT = Path(__file__).parents[1]
+
+
+def recipe(steps: int = 6, batch: int = 4, **changes) -> Recipe:
+    phases = (Phase("all", samples=steps * batch, learning_rate=1e-3, warmup=2),)
+    values = {
+        "name": "test", "phases": phases, "width": "lite", "augmentation": STRONG, "loss": "cross-entropy",
+        "batch": batch, "optimiser": "adamw", "boundary_weight": 30.0, "distance_weight": 0.3, "averaging": 0.9,
+    }  # fmt: skip
+    return Recipe(**{**values, **changes})
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def run(out: Path, what: Recipe | None = None, **changes) -> Path:
+    faces = drawn_faces(8)
+    options = {"workers": 0, "validate_every": 3, "save_every": 2, **changes}
+    return train(TINY, what or recipe(), {"drawn": faces}, faces.subset(np.arange(2)), out, **options)
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(path)[0].state_dict()
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# The loop
+
+
+def test_a_resumed_run_gives_the_numbers_of_an_uninterrupted_one(tmp_path, monkeypatch):
+    run(tmp_path / "whole")
+    add = Journal.add
+
+    def interrupted(self, step, *rest):
+        if step == 5:
+            raise KeyboardInterrupt
+        add(self, step, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "halves")
+    run(tmp_path / "halves")
+    for name in ("best.safetensors", "last.safetensors"):
+        assert same(weights(tmp_path / "whole" / name), weights(tmp_path / "halves" / name))
+    assert (tmp_path / "whole/log.csv").read_text() == (tmp_path / "halves/log.csv").read_text()
+
+
+def test_a_run_leaves_checkpoints_a_log_curves_and_samples(tmp_path):
+    best = run(tmp_path)
+    model, card = load_checkpoint(best)
+    assert model.config == TINY and "drawn (8 faces)" in card.training_data and card.figures["validation_nme"] > 0
+    with (tmp_path / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["3", "6"] and float(rows[-1]["landmarks"]) > 0
+    assert min(float(row["validation"]) for row in rows) == card.figures["validation_nme"]
+    assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert len(list((tmp_path / "samples").glob("*.jpg"))) == 2
+
+
+def test_the_estimator_is_frozen_in_the_second_phase_with_its_batch_normalisation(tmp_path):
+    phase = {"epochs": 2, "learning_rate": 1e-3, "milestones": (1,)}
+    what = dataclasses.replace(
+        RECIPES["paper"], phases=(Phase("scbe", **phase), Phase("balt", **phase)), batch=4, imagenet_stem=False
+    )
+    run(tmp_path, what)
+    first, last = weights(tmp_path / "phase1.safetensors"), weights(tmp_path / "last.safetensors")
+    moved = {name for name in first if not torch.equal(first[name], last[name])}
+    assert moved and all(name.startswith("balt.") for name in moved)
+    assert any(name.endswith("running_mean") for name in moved)
+    _, card = load_checkpoint(tmp_path / "best.safetensors")
+    assert card.decoding == "gaussian"
+
+
+def test_the_first_phase_leaves_the_transform_alone():
+    objective = Objective(Tab(TINY), recipe(loss="mse"), "scbe")
+    loss, *_ = objective(*batch_of(2))
+    loss.backward()
+    assert all(parameter.grad is None for parameter in objective.model.balt.parameters())
+    assert all(parameter.grad is not None for parameter in objective.model.scbe.parameters())
+
+
+def test_a_full_disk_in_mid_save_leaves_the_last_good_state(tmp_path):
+    run(tmp_path, recipe(steps=2))
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # a write beyond it fails as on a full disk
+    try:
+        with pytest.raises(TabrtError, match="cannot write .*free some space"):
+            loop.save_state(tmp_path / "state.pt", {"big": torch.zeros(100_000)})
+        with pytest.raises(TabrtError, match="cannot write"):
+            loop.save_checkpoint(
+                tmp_path / "best.safetensors", Tab(TINY), load_checkpoint(tmp_path / "best.safetensors")[1]
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.*")} == before
+    run(tmp_path, recipe(steps=2))  # resumes, and has nothing left to do
+
+
+def test_the_state_of_another_run_or_a_damaged_one_is_refused(tmp_path):
+    run(tmp_path, recipe(steps=2))
+    with pytest.raises(TabrtError, match="another run .*batch: 4, not 2.*--out"):
+        run(tmp_path, recipe(steps=2, batch=2))
+    (tmp_path / "state.pt").write_bytes((tmp_path / "state.pt").read_bytes()[:1000])
+    with pytest.raises(TabrtError, match="damaged.*start anew"):
+        run(tmp_path, recipe(steps=2))
+
+
+class Planted:
+    def __reduce__(self):
+        return (print, ("code in a state file has run",))
+
+
+def test_a_state_file_cannot_run_code(tmp_path, capsys):
+    run(tmp_path, recipe(steps=2))
+    torch.save({"identity": Planted()}, tmp_path / "state.pt")
+    with pytest.raises(TabrtError, match="damaged"):
+        run(tmp_path, recipe(steps=2))
+    assert "has run" not in capsys.readouterr().out
+
+
+def test_a_network_starts_from_the_weights_that_fit(tmp_path):
+    best = run(tmp_path / "a", recipe(steps=2))
+    wider = dataclasses.replace(TINY, balt_channels=4)
+    model = Tab(wider)
+    assert "weights taken over" in loop.load_matching(model, best)
+    assert torch.equal(model.scbe.stacks[0].last.weight, weights(best)["scbe.stacks.0.last.weight"])
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):
+    phases = (Phase("all", samples=40, learning_rate=1e30),)
+    with pytest.raises(TabrtError, match="not finite at step .*learning rate"):
+        run(tmp_path, recipe(phases=phases))
+
+
+@pytest.mark.parametrize("source", ["drawn", "real"])
+def test_a_tiny_network_learns_eight_faces_by_heart(tmp_path, source):
+    faces = drawn_faces(8) if source == "drawn" else real_faces(tmp_path)
+    config = TabConfig(hourglasses=1, stem="slim", channels=16, balt_channels=8)
+    phases = (Phase("all", samples=8 * 90, learning_rate=6e-3, warmup=5),)
+    what = recipe(batch=8, phases=phases, augmentation=STILL, averaging=0.8, clip=5.0)
+    best = train(config, what, {"faces": faces}, faces, tmp_path / "run", workers=0, validate_every=90)
+    assert load_checkpoint(best)[1].figures["validation_nme"] < 0.05
+
+
+# Several processes
+
+
+def batch_of(count: int, first: int = 0) -> tuple[torch.Tensor, ...]:
+    faces = drawn_faces(8)
+    faces.points[1, 40:60] = np.nan  # so that the halves of a batch have different numbers of labels
+    crops = Crops({"drawn": faces}, STILL)
+    return collate([crops["drawn", i, i] for i in range(first, first + count)])
+
+
+def gradients(rank: int, world: int, port: int, folder: str) -> None:
+    """One of `world` processes: the gradient of its share of a batch of 4, as DDP averages it."""
+    import os
+
+    import lightning_fabric as lightning
+
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank)}
+    os.environ |= {
+        "WORLD_SIZE": str(world),
+        "RANK": str(rank),
+        "NODE_RANK": "0",
+        "GROUP_RANK": "0",
+        "LOCAL_WORLD_SIZE": str(world),
+    }
+    os.environ |= {"TORCHELASTIC_RUN_ID": "test"}
+    fabric = lightning.Fabric(accelerator="cpu", devices=world, strategy="ddp" if world > 1 else "auto")
+    fabric.launch()
+    torch.manual_seed(0)
+    objective = Objective(
+        Tab(TINY), recipe(), "all", (lambda v: fabric.all_reduce(v, reduce_op="sum")) if world > 1 else None
+    )
+    wrapped = fabric.setup_module(objective).eval()  # torch has no synchronised batch normalisation on CPUs
+    share = 4 // world
+    loss, *_ = wrapped(*batch_of(share, rank * share))
+    fabric.backward(loss)
+    if rank == 0:
+        grads = {name: p.grad for name, p in objective.named_parameters()}
+        torch.save(grads, Path(folder) / f"{world}.pt")
+
+
+def test_two_processes_give_the_gradient_of_one_with_the_whole_batch(tmp_path, unused_port):
+    spawn = multiprocessing.get_context("spawn")
+    jobs = [(rank, world, unused_port + world) for world in (1, 2) for rank in range(world)]
+    processes = [spawn.Process(target=gradients, args=(*job, str(tmp_path))) for job in jobs]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(100)
+        assert process.exitcode == 0
+    one, two = (torch.load(tmp_path / f"{world}.pt", weights_only=True) for world in (1, 2))
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-6 * float(one[name].abs().max()) + 1e-9)
+
+
+@pytest.fixture
+def unused_port() -> int:
+    import socket
+
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+# Batches
+
+
+def test_every_face_comes_once_in_each_pass_and_sets_by_their_share():
+    plan = Plan({"a": 300, "b": 50, "c": 9}, {"a": 0.6, "b": 0.4}, 10, range(100), seed=3)
+    keys = [key for batch in plan for key in batch]
+    assert sum(name == "a" for name, *_ in keys) == 600 and not any(name == "c" for name, *_ in keys)
+    first = [index for name, index, _ in keys if name == "a"][:300]
+    assert sorted(first) == list(range(300))
+    assert len({seed for *_, seed in keys}) == len(keys)
+
+
+def test_processes_share_a_batch_and_resuming_gives_the_same_one():
+    sizes, shares = {"a": 30, "b": 7}, {"a": 1.0, "b": 1.0}
+    whole = list(Plan(sizes, shares, 8, range(5), seed=1))
+    halves = [list(Plan(sizes, shares, 8, range(3, 5), seed=1, rank=rank, world=2)) for rank in (0, 1)]
+    for step in (3, 4):
+        assert sorted(halves[0][step - 3] + halves[1][step - 3]) == sorted(whole[step])
+    with pytest.raises(TabrtError, match="shared evenly"):
+        Plan(sizes, shares, 8, range(5), seed=1, world=3)
+
+
+def test_small_shares_keep_a_place():
+    plan = Plan({"a": 10, "b": 10, "c": 10}, {"a": 1.0, "b": 1e-6, "c": 1.0}, 100, range(10), seed=0)
+    names = [name for batch in plan for name, *_ in batch]
+    assert names.count("b") == 1 and len(names) == 1000
+
+
+@pytest.mark.parametrize("how", [PAPER, STRONG])
+def test_points_follow_the_picture_through_augmentation(how):
+    how = dataclasses.replace(how, cover=0, patches=0, tone=0, blur=0, compression=0, brightness=0)
+    image = np.zeros((400, 400, 3), np.uint8)
+    points = np.random.default_rng(0).uniform(120, 280, (98, 2)).round()
+    points[3], points[WFLW98.mirror[3]] = (150, 140), (250, 260)
+    for x, y in points[[3, WFLW98.mirror[3]]].astype(int):
+        image[y - 3 : y + 4, x - 3 : x + 4] = 255 if x == 150 else 128
+    for seed in range(12):
+        pixels, moved = training_crop(image, points, WFLW98, how, np.random.default_rng(seed))
+        x, y = moved[[3, WFLW98.mirror[3]]].T
+        for cx, cy in zip(x, y, strict=True):
+            near = pixels[max(0, round(cy) - 8) : round(cy) + 9, max(0, round(cx) - 8) : round(cx) + 9, 0].astype(float)
+            ys, xs = np.nonzero(near > 60)
+            assert abs(xs.mean() + max(0, round(cx) - 8) - cx) < 1 and abs(ys.mean() + max(0, round(cy) - 8) - cy) < 1
+
+
+def test_a_flip_swaps_the_boundaries_as_the_table_says():
+    face = drawn_faces(1)
+    flip = dataclasses.replace(STILL, flip=1.0)
+    (_, plain), (_, flipped) = (
+        training_crop(face.read(0), face.points[0], WFLW98, how, np.random.default_rng(0)) for how in (STILL, flip)
+    )
+    maps, mirrored = (render_boundaries(p, WFLW98.boundary_lines) for p in (plain, flipped))
+    np.testing.assert_allclose(mirrored[BOUNDARY_MIRROR][..., ::-1], maps, atol=1e-3)
+
+
+# Losses
+
+
+def reference_cross_entropy(maps: torch.Tensor, points: torch.Tensor, weight: float) -> torch.Tensor:
+    """The same loss by whole maps and autograd alone, every point labelled."""
+    cells = (points - 1.5) / 4
+    grid = torch.arange(64, dtype=maps.dtype)
+    dx, dy = grid - cells[..., 0, None], grid - cells[..., 1, None]
+    squares = dy[..., :, None] ** 2 + dx[..., None, :] ** 2
+    target = torch.exp(-squares / (2 * 1.3**2))
+    target = target / target.sum(dim=(2, 3), keepdim=True)
+    log_share = maps.flatten(2).log_softmax(dim=2).view_as(maps)
+    entropy = -(target * log_share).sum(dim=(2, 3))
+    share = log_share.exp()
+    mean = torch.stack([(share.sum(dim=2) * grid).sum(-1), (share.sum(dim=3) * grid).sum(-1)], dim=-1)
+    distance = ((mean - cells).square().sum(-1) + 0.01).sqrt()
+    return (entropy + weight * distance).mean()
+
+
+def test_the_hand_written_cross_entropy_and_its_gradient_are_those_of_autograd():
+    torch.manual_seed(0)
+    points = torch.rand(2, 3, 2) * 200 + 20
+    ours, theirs = (torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) for _ in range(2))
+    ours.requires_grad_(), theirs.requires_grad_()
+    loss, expected = landmark_cross_entropy(ours, points, 0.3), reference_cross_entropy(theirs, points, 0.3)
+    loss.backward(), expected.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("loss", [landmark_mse, landmark_cross_entropy])
+def test_points_without_a_label_are_masked(loss):
+    maps = torch.randn(2, 4, 64, 64, requires_grad=True)
+    points = torch.rand(2, 4, 2) * 250
+    points[0, 1], points[1, 2] = torch.nan, 900.0  # unlabelled, and outside the crop
+    value = loss(maps, points)
+    value.backward()
+    assert torch.isfinite(value) and torch.isfinite(maps.grad).all()
+    assert not maps.grad[0, 1].any() and not maps.grad[1, 2].any() and maps.grad[0, 0].any()
+
+
+def test_boundaries_with_an_unlabelled_point_are_masked():
+    points = drawn_faces(1).points[0]
+    points[62] = np.nan
+    known = known_boundaries(points, WFLW98)
+    assert known.tolist() == [1] * 7 + [0] + [1] * 7 + [0]
+    maps = torch.randn(1, 16, 64, 64, requires_grad=True)
+    boundary_mse([maps], torch.zeros(1, 16, 64, 64), torch.from_numpy(known)[None]).backward()
+    assert not maps.grad[0, 7].any() and not maps.grad[0, 15].any() and maps.grad[0, 0].any()
+
+
+def test_learning_rates_of_the_paper():
+    phase = RECIPES["paper"].phases[0]
+    rates = [learning_rate(phase, epoch * 10, 1400, 10) for epoch in (0, 79, 80, 119, 120, 139)]
+    np.testing.assert_allclose(rates, [1e-4, 1e-4, 1e-5, 1e-5, 1e-6, 1e-6])
+    assert [phase.part for phase in RECIPES["paper"].phases] == ["scbe", "balt"]
+    assert RECIPES["paper"].batch == 16 and RECIPES["paper"].loss == "mse" and RECIPES["paper"].weight_decay == 0
+    short = changed(RECIPES["paper"], epochs=14)
+    assert short.phases[0].milestones == (8, 12)
+
+
+def test_the_cosine_warms_up_and_ends_low():
+    phase = Phase("all", samples=1, learning_rate=1.0, warmup=10, learning_rate_end=0.01)
+    assert learning_rate(phase, 0, 100, 1) == pytest.approx(0.1) and learning_rate(phase, 10, 100, 1) == pytest.approx(
+        1
+    )
+    assert learning_rate(phase, 99, 100, 1) == pytest.approx(0.01, rel=0.1)
+
+
+# Labels, sources, the command
+
+
+def test_a_network_that_is_right_gives_back_the_labels_on_average():
+    face = drawn_faces(1)
+
+    class Right(NetworkEngine):
+        """Sees the true points of the crops it is asked for, as a perfect network would."""
+
+        def __init__(self):
+            from tabrt.engine import ModelCard
+
+            self.card = ModelCard(name="right")
+
+        def __call__(self, crops):
+            from tabrt.heatmaps import render_logits
+            from training.augment import truth_crop
+            from training.relabel import _views
+
+            views = [crop.to_crop(face.points[0]) for crop in _views(truth_crop(face.points[0]))]
+            mirrored = [view[WFLW98.mirror] * (-1, 1) + (CROP_SIZE - 1, 0) for view in views]
+            return render_logits(np.stack(views + mirrored))
+
+    points, sure = mean_points(Right(), face.read(0), face.points[0], WFLW98.mirror)
+    np.testing.assert_allclose(points, face.points[0], atol=0.1)
+    assert sure.min() > 0.9
+
+
+def test_bettered_labels_replace_those_of_their_set_only(tmp_path):
+    a, b = drawn_faces(3, "a"), drawn_faces(2, "b")
+    write_labels(tmp_path / "new.npz", {"a": a.points + 1})
+    sets = with_labels({"a": a, "b": b}, tmp_path / "new.npz")
+    np.testing.assert_array_equal(sets["a"].points, a.points + 1)
+    assert sets["b"] is b
+    write_labels(tmp_path / "new.npz", {"a": a.points[:2]})
+    with pytest.raises(TabrtError, match="does not fit"):
+        with_labels({"a": a, "b": b}, tmp_path / "new.npz")
+
+
+def test_sources_have_weights_all_or_none():
+    wflw, shared = parse_sources("wflw:/a/b@0.25,shared:/c")[:1] + parse_sources("shared:/c@3")
+    assert (wflw.name, str(wflw.root), wflw.weight, shared.weight) == ("wflw", "/a/b", 0.25, 3)
+    for text, problem in (("wflw", "NAME:FOLDER"), ("elsewhere:/a", "NAME one of"), ("wflw:/a@0", "above 0"),
+                          ("wflw:/a@1,cofw:/b", "every source")):  # fmt: skip
+        with pytest.raises(TabrtError, match=problem):
+            parse_sources(text)
+
+
+def test_a_set_of_another_scheme_is_refused(tmp_path, monkeypatch):
+    from training import datasets
+
+    faces = drawn_faces(40)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: faces)
+    sets, shares, held = training_sets(parse_sources(f"wflw:{tmp_path}"), WFLW98, {}, tmp_path)
+    assert len(sets["wflw"]) + len(held) == 40 and shares == {"wflw": len(sets["wflw"])}
+    assert not set(sets["wflw"].names) & set(held.names)
+    with pytest.raises(TabrtError, match="--topology wflw98"):
+        training_sets(parse_sources(f"wflw:{tmp_path}"), datasets.IBUG68, {}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["train", "--data", "shared:nowhere"], 1, "no human.zip"),
+        (["evaluate", "--dataset", "wflw", "--root", "nowhere"], 1, "no folder nowhere"),
+        (["evaluate", "--dataset", "wflw", "--root", ".", "--perturb", "rain"], 2, "rain"),
+        (["train", "--recipe", "best"], 2, "best"),
+    ],
+)
+def test_problems_are_one_line_and_an_exit_code(words, code, told, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "training", *words], cwd=ROOT, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == code and told in done.stderr and "Traceback" not in done.stderr
+    assert code == 2 or len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,39 @@
+"""An exponential average of a network's weights: steadier than the last step's, and what gets shipped."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tabrt.network import Tab
+
+
+class Average:
+    """The running average of weights and batch-normalisation statistics. decay 0: the weights of the last step."""
+
+    def __init__(self, model: Tab, decay: float):
+        self.decay = decay
+        self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self.config = model.config
+
+    def update(self, model: Tab, step: int) -> None:
+        """Take in the weights after a step. The first steps count more, so that the start is forgotten soon."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        kept, new = [], []
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                kept.append(self.state[name])
+                new.append(value.detach())
+            else:
+                self.state[name].copy_(value)
+        torch._foreach_lerp_(kept, new, 1 - decay)
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        for name, value in state.items():
+            self.state[name].copy_(value)
+
+    def model(self) -> Tab:
+        """A network of the average, in eval mode."""
+        model = Tab(self.config).to(next(iter(self.state.values())).device, memory_format=torch.channels_last)
+        model.load_state_dict(self.state)
+        return model.eval()

@@ -1,0 +1,192 @@
+"""The command line of the workshop, and nothing but it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from tabrt.errors import TabrtError
+from tabrt.network.config import FEATURES, STEMS, WIDTHS
+from tabrt.topology import TOPOLOGIES, topology_named
+from training.datasets import DATASETS
+from training.perturb import PERTURBATIONS
+from training.recipes import RECIPES, changed, recipe_named
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+Dataset = Literal[("shared-validation", *DATASETS)]
+CacheOption = Annotated[Path, typer.Option(help="Folder for decoded pictures of zips.")]
+CACHE = Path(".cache/faces")
+
+
+@app.callback()
+def _workshop() -> None:
+    """Train a network, judge a model, better the labels."""
+
+
+@app.command()
+def train(
+    data: Annotated[
+        str, typer.Option(help=f"NAME:FOLDER[@WEIGHT],… of: shared, {', '.join(DATASETS)}.")
+    ] = "shared:../shared/faces",
+    out: Annotated[Path, typer.Option(help="Folder of the run; one that has a state is resumed.")] = Path("runs/new"),
+    recipe: Annotated[Literal[tuple(RECIPES)], typer.Option(help="How to train.")] = "shipped",
+    topology: Annotated[Literal[tuple(TOPOLOGIES)], typer.Option(help="Landmark scheme.")] = "wflw98",
+    hourglasses: Annotated[int, typer.Option(min=1, max=8)] = 1,
+    width: Annotated[Literal[tuple(WIDTHS)] | None, typer.Option(help="The recipe's own where not given.")] = None,
+    stem: Annotated[Literal[STEMS] | None, typer.Option(help="Layers up to 64×64 (Table 8).")] = None,
+    features: Annotated[Literal[FEATURES], typer.Option(help="Scales of the features (Table 9).")] = "multi",
+    fusion: Annotated[int, typer.Option(min=0, max=3, help="Levels of features fused (Table 10).")] = 2,
+    channels: Annotated[int | None, typer.Option(help="Width of the hourglasses.")] = None,
+    balt_channels: Annotated[int | None, typer.Option(help="Width of the landmark transform.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Faces to see in each phase.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data in each phase.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Faces in a step, over all devices.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+    start: Annotated[Path | None, typer.Option(help="A checkpoint whose weights are taken where they fit.")] = None,
+    imagenet: Annotated[Path | None, typer.Option(help="torchvision's vgg16_bn state-dict, for the stem.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Bettered labels, made by `relabel`.")] = None,
+    validate_every: Annotated[int | None, typer.Option(min=1, help="Steps between validations.")] = None,
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between saved states.")] = 200,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that make batches, for each device.")] = 2,
+    devices: Annotated[int, typer.Option(min=1, help="GPUs of each machine; CPU processes where it has none.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
+    precision: Annotated[
+        Literal["auto", "32-true", "bf16-mixed"], typer.Option(help="auto: bf16 where this machine computes in it.")
+    ] = "auto",
+    cache: CacheOption = CACHE,
+) -> None:
+    """Train a network; stopped by Ctrl+C, the same command goes on from the last saved state."""
+    from tabrt.network import TabConfig
+    from training.datasets import parse_sources, training_sets
+    from training.loop import launch
+    from training.loop import train as run
+    from training.relabel import with_labels
+
+    plan = changed(recipe_named(recipe), samples, epochs, batch, rate)
+    sizes = {"stem": stem, "channels": channels, "balt_channels": balt_channels}
+    config = TabConfig.of_width(
+        width or plan.width,
+        topology=topology, hourglasses=hourglasses, features=features, fusion=fusion,
+        **{name: value for name, value in sizes.items() if value is not None},
+    )  # fmt: skip
+    sets, mixture, validation = training_sets(parse_sources(data), topology_named(topology), plan.mixture, cache)
+    if labels is not None:
+        sets = with_labels(sets, labels)
+    plan = replace(plan, mixture=mixture)
+    best = launch(
+        devices, nodes, precision,
+        lambda fabric: run(
+            config, plan, sets, validation, out, seed, workers, start, imagenet, validate_every, save_every, fabric
+        ),
+    )  # fmt: skip
+    typer.echo(f"best checkpoint: {best}")
+
+
+@app.command()
+def relabel(
+    model: Annotated[str, typer.Option(help="A model's name, an .onnx or a .safetensors file.")],
+    out: Annotated[Path, typer.Option(help="The .npz to write; give it to `train --labels`.")],
+    root: Annotated[Path, typer.Option(help="The folder of the zips.")] = Path("../shared/faces"),
+    sets: Annotated[str, typer.Option(help="Which of them, with commas.")] = "allage,utkface,facemask,video",
+    weight: Annotated[float, typer.Option(min=0, max=1, help="Of the new points; the rest is the old ones'.")] = 0.7,
+    engine: Annotated[str, typer.Option(help="auto, onnxruntime, openvino, tensorrt or torch.")] = "auto",
+    cache: CacheOption = CACHE,
+) -> None:
+    """Better the labels: the mean of a network's points over flips, scales and turns."""
+    from tabrt.engine import load_engine
+    from training.relabel import relabelled, write_labels
+    from training.sets import shared_faces
+
+    known, _ = shared_faces(root, cache)
+    names = sets.split(",")
+    if set(names) - set(known):
+        raise TabrtError(f"--sets {sets}: there are {', '.join(known)}")
+    runner = load_engine(model, engine)
+    write_labels(out, {name: relabelled(known[name], runner, weight, typer.echo) for name in names})
+
+
+@app.command()
+def evaluate(
+    dataset: Annotated[Dataset, typer.Option(help="What to judge on: its test part.")],
+    root: Annotated[Path, typer.Option(help="Folder of the data set, as it is distributed.")],
+    model: Annotated[str, typer.Option(help="A shipped model's name, an .onnx or a .safetensors file.")] = "tab1-lite",
+    boxes: Annotated[Literal["truth", "detector"], typer.Option(help="Where the crops come from.")] = "truth",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
+    plots: Annotated[Path | None, typer.Option(help="Folder for the error curve, calibration and faces.")] = None,
+    engine: Annotated[str, typer.Option(help="auto, onnxruntime, openvino, tensorrt or torch.")] = "auto",
+    perturb: Annotated[
+        list[str] | None, typer.Option(help=f"Spoil the faces as well: {', '.join(PERTURBATIONS)} or all; repeatable.")
+    ] = None,
+    faces: Annotated[int | None, typer.Option(min=1, help="Only this many faces, evenly chosen.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1)] = None,
+    cache: CacheOption = CACHE,
+) -> None:
+    """Judge a model on a data set: NME, failure rates, areas under the error curve."""
+    from tabrt.engine import load_engine
+    from training.datasets import load_dataset
+    from training.evaluate import report
+
+    names = _perturbations(perturb or [])
+    found = _evenly(load_dataset(dataset, root, "test", cache), faces)
+    runner = load_engine(model, engine, threads)
+    detector = _detector() if boxes == "detector" else None
+    try:
+        told, judgements = report(found, runner, detector, names)
+    finally:
+        runner.close()
+        if detector is not None:
+            detector.close()
+    told = {"dataset": dataset, "model": model, "boxes": boxes, **told}
+    typer.echo(_table(told))
+    if json_file is not None:
+        _write(json_file, json.dumps(told, indent=2, allow_nan=False) + "\n")
+    if plots is not None:
+        from training.plots import save_all
+
+        save_all(judgements, plots)
+
+
+def _perturbations(asked: list[str]) -> tuple[str, ...]:
+    unknown = [name for name in asked if name not in (*PERTURBATIONS, "all")]
+    if unknown:
+        raise typer.BadParameter(
+            f"{unknown[0]!r} is not one of {', '.join(PERTURBATIONS)}, all", param_hint="--perturb"
+        )
+    return tuple(PERTURBATIONS) if "all" in asked else tuple(asked)
+
+
+def _detector():
+    from tabrt.detector import Detector
+
+    return Detector()
+
+
+def _evenly(found, count: int | None):
+    import numpy as np
+
+    if count is None or count >= len(found):
+        return found
+    return found.subset(np.linspace(0, len(found) - 1, count).astype(int))
+
+
+def _table(told: dict) -> str:
+    keys = ("nme", "nme_inner", "fr_08", "fr_10", "auc_08", "auc_10")
+    rows = {"all": told, **told["subsets"], **{f"perturbed: {name}": part for name, part in told["perturbed"].items()}}
+    lines = [told["protocol"], f"{'':24}{'faces':>7}{'missed':>7}" + "".join(f"{key:>11}" for key in keys)]
+    for name, part in rows.items():
+        values = ("—" if part[key] is None else f"{100 * part[key]:.3f}" for key in keys)
+        lines.append(f"{name:24}{part['faces']:7}{part['missed']:7}" + "".join(f"{value:>11}" for value in values))
+    return "\n".join([*lines, "(per cent)"])
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    except OSError as error:
+        raise TabrtError(f"cannot write {path}: {error.strerror}; choose another place") from None

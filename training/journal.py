@@ -1,0 +1,90 @@
+"""What a run says of itself: lines or a progress bar on the screen, log.csv, curves.png, and pictures of samples."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from tabrt.network.checkpoint import write_atomically
+
+_EVERY = 50  # steps between lines
+_COLUMNS = ("phase", "step", "faces", "learning_rate", "landmarks", "boundaries", "validation")
+
+
+class Journal:
+    """Running means of the losses, and a row for each validation. `shown`: only one of the processes speaks."""
+
+    def __init__(self, out: Path, shown: bool):
+        self.out, self.shown = out, shown
+        self.means: dict[str, float] = {}
+        self.rows: list[dict] = []
+        self.bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+            TimeRemainingColumn(), TextColumn("{task.fields[told]}"),
+            disable=not (shown and sys.stderr.isatty()), redirect_stdout=False,
+        )  # fmt: skip
+        self._task = None
+
+    def say(self, text: str) -> None:
+        if self.shown:
+            self.bar.console.print(text, highlight=False, soft_wrap=True)
+
+    def begin(self, phase: int, step: int, steps: int) -> None:
+        self.phase, self.steps = phase, steps
+        self._first, self._began = step, time.perf_counter()
+        self._task = self.bar.add_task(f"phase {phase + 1}", total=steps, completed=step, told="")
+
+    def add(self, step: int, losses: dict[str, Tensor], rate: float, batch: int) -> None:
+        """Take in the losses of a step."""
+        for name, value in losses.items():
+            self.means[name] = 0.98 * self.means.get(name, float(value)) + 0.02 * float(value)
+        speed = (step - self._first) * batch / (time.perf_counter() - self._began)
+        told = "  ".join(f"{name} {value:.4f}" for name, value in self.means.items()) + f"  {speed:.1f} faces/s"
+        self.bar.update(self._task, completed=step, told=told)
+        if self.bar.disable and step % _EVERY == 0:
+            self.say(f"step {step}/{self.steps}  {told}  rate {rate:.2e}")
+
+    def validated(self, step: int, batch: int, rate: float, error: float, what: str) -> None:
+        """A row of the log, and the curves. Both are written whole, so a resumed run's are those of one run."""
+        row = {"phase": self.phase + 1, "step": step, "faces": step * batch, "learning_rate": rate}
+        self.rows.append({**row, **self.means, "validation": error})
+        self.say(f"step {step}: validation {what}")
+        if self.shown:
+            self._write()
+
+    def _write(self) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, _COLUMNS, restval="")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(self.out / "log.csv", text.getvalue().encode())
+        write_atomically(self.out / "curves.png", curves(self.rows))
+
+
+def curves(rows: list[dict]) -> bytes:
+    """A PNG of the losses and the validation error over the faces seen, phase after phase."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 8), layout="constrained")
+    panels = figure.subplots(3, 1, sharex=True)
+    for axes, name in zip(panels, ("landmarks", "boundaries", "validation"), strict=True):
+        before = 0
+        for phase in sorted({row["phase"] for row in rows}):
+            part = [row for row in rows if row["phase"] == phase]
+            faces = np.array([row["faces"] for row in part]) + before
+            axes.plot(faces, [row.get(name, np.nan) for row in part], ".-", label=f"phase {phase}")
+            before = faces[-1]
+        axes.set(ylabel=name, yscale="log")
+        axes.grid(alpha=0.3, which="both")
+    panels[0].legend()
+    panels[-1].set_xlabel("faces seen")
+    memory = io.BytesIO()
+    figure.savefig(memory, format="png", dpi=100)
+    return memory.getvalue()
