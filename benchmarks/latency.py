@@ -1,0 +1,317 @@
+"""Milliseconds of the network alone, for every engine, precision and build; and what share of the machine that is."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper
+from torch import nn
+
+from benchmarks.contract import Report, Timing, markdown, pick, timed
+from benchmarks.plots import bars, figure, save
+from tabrt.app import DEMO_FILM
+from tabrt.engine import ENGINES, MODEL_FOLDER, PRECISIONS, Engine, ModelCard, available_threads, has_cuda, load_engine
+from tabrt.errors import EngineUnavailable, TabrtError
+from tabrt.geometry import CROP_SIZE, Crop
+from tabrt.network import Tab, TabConfig
+from tabrt.network.checkpoint import load_checkpoint, save_checkpoint
+from tabrt.network.export import export_onnx, to_int8, to_onnx, write_card
+from tabrt.network.parity import sample_crops
+from tabrt.video import open_film
+
+PAPER_MS = {1: 17.0, 2: 27.0}  # TITAN X, by hourglasses (paper Table 11): full width, batch 1
+PRODUCT = 2048  # side of the matrices whose product shows what the machine can do
+RANDOM = "random weights"
+
+
+@dataclass(frozen=True)
+class Build:
+    """One network to time: its checkpoint, and an ONNX file for each precision that it could be made in."""
+
+    hourglasses: int
+    width: str
+    weights: str  # a model's name, or RANDOM: speed does not depend on them
+    checkpoint: Path
+    onnx: dict[str, Path]
+
+    @property
+    def name(self) -> str:
+        return f"tab{self.hourglasses}" + ("" if self.width == "full" else f"-{self.width}")
+
+
+# ---------------------------------------------------------------------------------------------------------- arithmetic
+
+
+@cache
+def multiplications(hourglasses: int, width: str) -> int:
+    """Multiply-accumulates of one crop: those of all convolutions, counted on a network without weights."""
+    counted: list[int] = []
+
+    def count(layer: nn.Conv2d, _inputs: tuple, output: torch.Tensor) -> None:
+        counted.append(output[0].numel() * layer.weight[0].numel())
+
+    with torch.device("meta"), torch.no_grad():
+        network = Tab(TabConfig.of_width(width, hourglasses=hourglasses)).eval()
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.register_forward_hook(count)
+        network(torch.zeros(1, 3, CROP_SIZE, CROP_SIZE))
+    return sum(counted)
+
+
+def cpu_limit(threads: int, runs: int) -> float:
+    """GMAC/s of a large float32 matrix product on this many threads, in ONNX Runtime."""
+    shape = [PRODUCT, PRODUCT]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("a", "b", "c")]
+    graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "product", values[:2], values[2:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(0)
+    inputs = {name: rng.standard_normal(shape, np.float32) for name in ("a", "b")}
+    return _rate(timed(lambda: session.run(None, inputs), runs, warmup=1))
+
+
+def gpu_limit(precision: str, runs: int) -> float:
+    """GMAC/s of a large matrix product on the GPU: float32 without TF32, or float16."""
+    kind = torch.float16 if precision == "fp16" else torch.float32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    a, b = (torch.randn(2 * PRODUCT, 2 * PRODUCT, device="cuda", dtype=kind) for _ in range(2))
+    return 8 * _rate(timed(lambda: a @ b, runs, synchronise=torch.cuda.synchronize))
+
+
+def _rate(timing: Timing) -> float:
+    return PRODUCT**3 / (timing.median * 1e-3) / 1e9
+
+
+# -------------------------------------------------------------------------------------------------------------- builds
+
+
+def builds(folder: Path, widths: tuple[str, ...], hourglasses: tuple[int, ...], precisions: tuple[str, ...],
+           notes: list[str]) -> Iterator[Build]:  # fmt: skip
+    """Make each build: from the shipped weights where there are any, else with random ones."""
+    for width in widths:
+        for count in hourglasses:
+            name = f"tab{count}" + ("" if width == "full" else f"-{width}")
+            shipped = MODEL_FOLDER / f"{name}.safetensors"
+            weights = name if shipped.is_file() else RANDOM
+            checkpoint = shipped if shipped.is_file() else _random(folder / f"{name}.safetensors", count, width)
+            files = {}
+            for precision in precisions:
+                try:
+                    files[precision] = _model(checkpoint, folder / f"{name}-{precision}.onnx", precision, weights)
+                except TabrtError as problem:
+                    notes.append(f"{name} {precision}: not made ({problem})")
+            yield Build(count, width, weights, checkpoint, files)
+
+
+def _random(path: Path, hourglasses: int, width: str) -> Path:
+    torch.manual_seed(0)
+    network = Tab(TabConfig.of_width(width, hourglasses=hourglasses))
+    for layer in network.modules():  # values of the size that trained ones have: denormal numbers would be slow
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight)
+    save_checkpoint(path, network, ModelCard(name=path.stem, hourglasses=hourglasses, width=width, licence="none"))
+    return path
+
+
+def _model(checkpoint: Path, path: Path, precision: str, weights: str) -> Path:
+    if weights != RANDOM:
+        return export_onnx(checkpoint, path, precision).path
+    network, card = load_checkpoint(checkpoint)
+    model = to_onnx(network.eval())
+    if precision == "fp16":
+        raise TabrtError("half precision is judged by its points, and random weights give none")
+    if precision == "int8":
+        model = to_int8(model, sample_crops()[:2])
+    write_card(model, replace(card, precision=precision))
+    onnx.save(model, path)
+    return path
+
+
+# -------------------------------------------------------------------------------------------------------------- timing
+
+
+def crops(count: int) -> np.ndarray:
+    """Crops uint8 (count, 256, 256, 3) RGB of the face in the demo film's first frame."""
+    with open_film(DEMO_FILM) as film:
+        image = next(iter(film)).image
+    return np.stack([Crop((415.0 + i, 190.0), 300.0 + 4 * i).cut(image) for i in range(count)])
+
+
+def run(effort: str, model: str, faces: Path | None) -> Report:
+    """Every engine × precision × hourglasses × width × batch × threads, as far as they are here."""
+    notes = [
+        "Each time is one call of the engine: uint8 crops in, float32 maps out, both in the host's memory. "
+        f"Share: GMAC/s over those of a float32 product of {PRODUCT}×{PRODUCT} matrices on the same threads in the "
+        "same run; int8 may pass 100 %.",
+        "Builds without shipped weights have random ones: speed does not depend on them.",
+    ]
+    threads = [count for count in pick(effort, (1, 2), (1, 2), (1,)) if count <= available_threads(None)]
+    limits = {str(count): cpu_limit(count, pick(effort, 15, 7, 1)) for count in threads}
+    with tempfile.TemporaryDirectory() as folder:
+        found = builds(
+            Path(folder),
+            pick(effort, ("lite", "full"), ("lite", "full"), ("lite",)),
+            pick(effort, (1, 2), (1, 2), (1,)),
+            pick(effort, PRECISIONS, PRECISIONS, ("fp32",)),
+            notes,
+        )
+        rows = [row for build in found for row in _rows(build, effort, threads, limits, notes)]
+        gpu = _on_gpu(effort, Path(folder), notes) if has_cuda() else []
+    results = {"rows": rows, "gpu": gpu, "cpu_limit_gmacs": limits, "paper_ms": PAPER_MS}
+    report = Report("latency", effort, None, results, threads, notes=notes)
+    judge(report)
+    return report
+
+
+def _rows(build: Build, effort: str, threads: list[int], limits: dict, notes: list[str]) -> Iterator[dict]:
+    batches = pick(effort, (1, 2, 4, 8), (1, 8) if build.width == "full" else (1, 2, 4, 8), (1,))
+    for engine in (name for name in ENGINES if name != "tensorrt"):
+        models = {"fp32": build.checkpoint} if engine == "torch" else build.onnx
+        for precision, path in models.items():
+            for count in threads:
+                loaded = _loaded(path, engine, count, notes)
+                if loaded is None:
+                    continue
+                for batch in batches:
+                    timing = _timing(loaded, batch, effort, build.width)
+                    rate = batch * multiplications(build.hourglasses, build.width) / timing.median / 1e6
+                    yield {
+                        "engine": engine, "precision": precision, "build": build.name, "weights": build.weights,
+                        "hourglasses": build.hourglasses, "width": build.width, "threads": count, "batch": batch,
+                        "milliseconds": timing, "gmacs": rate, "share": rate / limits[str(count)],
+                    }  # fmt: skip
+                loaded.close()
+
+
+def _loaded(path: Path, engine: str, threads: int, notes: list[str]) -> Engine | None:
+    try:
+        return load_engine(path, engine, threads)
+    except EngineUnavailable as problem:
+        line = f"{engine} is not here: {problem}"
+    except TabrtError as problem:
+        line = f"{engine} cannot run {path.name}: {problem}"
+    if line not in notes:
+        notes.append(line)
+    return None
+
+
+def _timing(engine: Callable, batch: int, effort: str, width: str) -> Timing:
+    pictures = crops(batch)
+    runs = pick(effort, 100, 20, 3) // (4 if width == "full" and effort != "smoke" else 1)
+    return timed(lambda: engine(pictures), runs, warmup=pick(effort, 10, 3, 1))
+
+
+def _on_gpu(effort: str, folder: Path, notes: list[str]) -> list[dict]:
+    """The paper's own table: full width, 1 and 2 hourglasses, batch 1, TensorRT in FP16 and FP32."""
+    from tabrt.engines import tensorrt
+
+    rows = []
+    for precision in ("fp16", "fp32"):
+        limit = gpu_limit(precision, 20)
+        for hourglasses in (1, 2):
+            checkpoint = _random(folder / f"gpu{hourglasses}.safetensors", hourglasses, "full")
+            with suppress(FileNotFoundError):
+                tensorrt.export_engine(checkpoint, folder / f"gpu{hourglasses}-{precision}.ep", precision)
+            engine = _loaded(folder / f"gpu{hourglasses}-{precision}.ep", "tensorrt", 1, notes)
+            if engine is None:
+                continue
+            # The engine's answer lies in the host's memory, so the device has finished.
+            timing = _timing(engine, 1, effort, "lite")
+            rate = multiplications(hourglasses, "full") / timing.median / 1e6
+            rows.append({"precision": precision, "hourglasses": hourglasses, "milliseconds": timing, "gmacs": rate,
+                         "share": rate / limit, "limit_gmacs": limit})  # fmt: skip
+            engine.close()
+    return rows
+
+
+def judge(report: Report) -> None:
+    """The paper's 17 and 27 ms: a promise on a GPU, a comparison on a CPU."""
+    for row in report.results["gpu"]:
+        paper = PAPER_MS[row["hourglasses"]]
+        line = (
+            f"GPU, {row['hourglasses']} hourglass(es), {row['precision']}: {row['milliseconds']} ms; paper {paper} ms"
+        )
+        (report.wins if row["milliseconds"].median <= paper else report.failed).append(line)
+    most = max(report.threads)
+    for row in report.results["rows"]:
+        if (row["batch"], row["threads"], row["precision"], row["engine"]) == (1, most, "fp32", "onnxruntime"):
+            paper = PAPER_MS[row["hourglasses"]]
+            line = f"CPU, {most} thread(s), {row['build']}: {row['milliseconds']} ms; paper's GPU {paper} ms"
+            (report.wins if row["milliseconds"].median <= paper else report.losses).append(line)
+    if has_cuda() and len(report.results["gpu"]) < 4:
+        report.failed.append("a GPU is here, but not every TensorRT build could be timed: see the notes")
+
+
+def table(report: Report) -> str:
+    limits = ", ".join(f"{rate:.0f} on {count}" for count, rate in report.results["cpu_limit_gmacs"].items())
+    rows = [
+        [row["build"], row["engine"], row["precision"], row["threads"], row["batch"], row["milliseconds"],
+         row["milliseconds"].median / row["batch"], row["gmacs"], f"{100 * row['share']:.0f}"]
+        for row in report.results["rows"]
+    ]  # fmt: skip
+    header = ["", "engine", "precision", "threads", "batch", "ms (quartiles)", "ms a face", "GMAC/s", "% of limit"]
+    parts = [_paper_table(report), f"Limit: {limits} thread(s), GMAC/s.", markdown(header, rows)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _paper_table(report: Report) -> str:
+    """The paper's Table: milliseconds by hourglasses, full width, batch 1; beside it what was measured."""
+    most = max(report.threads)
+    wanted = [row for row in report.results["rows"] if row["batch"] == 1 and row["threads"] == most]
+    lines: dict[str, dict[int, object]] = {"paper, TITAN X": dict(PAPER_MS)}
+    for row in report.results["gpu"]:
+        lines.setdefault(f"this GPU, full, {row['precision']}", {})[row["hourglasses"]] = row["milliseconds"]
+    for row in wanted:
+        name = f"this CPU, {row['width']}, {row['engine']} {row['precision']}"
+        lines.setdefault(name, {})[row["hourglasses"]] = row["milliseconds"]
+    return markdown(
+        ["batch 1, ms", "1 hourglass", "2 hourglasses"], [[name, t.get(1), t.get(2)] for name, t in lines.items()]
+    )
+
+
+def plots(report: Report, folder: Path) -> None:
+    rows = report.results["rows"]
+    most = max(report.threads)
+    widths = sorted({row["width"] for row in rows}, reverse=True)
+    fig, axes = figure(len(widths), width=5.6, height=3.8)
+    for ax, width in zip(axes, widths, strict=True):
+        mine = [row for row in rows if row["width"] == width and row["batch"] == 1 and row["threads"] == most]
+        groups = sorted({row["hourglasses"] for row in mine})
+        series: dict[str, list] = {}
+        for row in mine:
+            name = f"{row['engine']} {row['precision']}"
+            series.setdefault(name, [None] * len(groups))[groups.index(row["hourglasses"])] = row["milliseconds"].median
+        bars(ax, [f"{count} hourglass{'es' * (count > 1)}" for count in groups], series, "milliseconds, batch 1")
+        _distinct_colours(ax, len(groups))
+        for index, count in enumerate(groups):
+            ax.plot(
+                [index - 0.45, index + 0.45],
+                [PAPER_MS[count]] * 2,
+                "k--",
+                lw=1,
+                label="paper, TITAN X" if not index else None,
+            )
+        ax.set_title(f"{width} width, {most} thread(s)", fontsize=10)
+        ax.legend(fontsize=7.5, frameon=False)
+    save(fig, folder / "latency.png")
+
+
+def _distinct_colours(ax, groups: int) -> None:
+    import matplotlib.pyplot as plt
+
+    colours = plt.get_cmap("tab10")
+    for index, container in enumerate(ax.containers):
+        for bar in container:
+            bar.set_color(colours(index % 10))

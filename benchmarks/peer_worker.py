@@ -1,0 +1,99 @@
+"""Runs inside a peer's own environment, and imports nothing of tabrt: reads pictures, answers points and seconds.
+
+python peer_worker.py PEER CORES. Each request is a line of JSON {"shape": [H, W], "video": bool, "box": [l, t, r, b] or
+null} and the picture's bytes, uint8 BGR. Each answer is a line {"points": [[x, y], …] or null, "box": … or null,
+"seconds": s}; points in px, pixel centres at whole numbers.
+"""
+
+import importlib.util
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+
+def mediapipe_mesh(refined: bool):
+    """FaceMesh: tracking for films, detection in every picture for pictures."""
+    import cv2
+    import mediapipe
+
+    meshes = {
+        video: mediapipe.solutions.face_mesh.FaceMesh(
+            static_image_mode=not video, max_num_faces=1, refine_landmarks=refined
+        )
+        for video in (True, False)
+    }
+
+    def run(image, video, box):
+        result = meshes[video].process(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+        if not result.multi_face_landmarks:
+            return None, None
+        height, width = image.shape[:2]
+        # MediaPipe counts from the corner of the first pixel.
+        landmarks = result.multi_face_landmarks[0].landmark
+        return [(point.x * width - 0.5, point.y * height - 0.5) for point in landmarks], None
+
+    def reset():
+        meshes[True].reset()
+
+    return run, reset
+
+
+def dlib_68():
+    """dlib's frontal detector in every frame, then its 68 points; in the given box where there is one."""
+    import cv2
+    import dlib
+
+    package = Path(importlib.util.find_spec("face_recognition_models").origin).parent
+    predictor = dlib.shape_predictor(str(package / "models" / "shape_predictor_68_face_landmarks.dat"))
+    detector = dlib.get_frontal_face_detector()
+
+    def run(image, video, box):
+        rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        if box is not None:
+            rectangle = dlib.rectangle(*(round(value) for value in box))
+        else:
+            # A second look at twice the size finds the small faces that the first one misses.
+            found = detector(rgb, 0) or detector(rgb, 1)
+            if not found:
+                return None, None
+            rectangle = max(found, key=lambda box: box.width())
+        shape = predictor(rgb, rectangle)
+        sides = rectangle.left(), rectangle.top(), rectangle.right(), rectangle.bottom()
+        return [(point.x, point.y) for point in shape.parts()], sides
+
+    return run, lambda: None
+
+
+PEERS = {
+    "mediapipe": lambda: mediapipe_mesh(False),
+    "mediapipe-refined": lambda: mediapipe_mesh(True),
+    "dlib": dlib_68,
+}
+
+
+def main(peer: str, cores: int) -> None:
+    if hasattr(os, "sched_setaffinity"):  # before any library starts its threads
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    import numpy
+
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not come between the answers
+    run, reset = PEERS[peer]()
+    print(json.dumps({"ready": peer}), file=answers, flush=True)
+    while line := sys.stdin.buffer.readline():
+        request = json.loads(line)
+        if request.get("reset"):
+            reset()
+        height, width = request["shape"]
+        data = sys.stdin.buffer.read(height * width * 3)
+        image = numpy.frombuffer(data, numpy.uint8).reshape(height, width, 3)
+        start = time.perf_counter()
+        points, box = run(image, request["video"], request["box"])
+        seconds = time.perf_counter() - start
+        print(json.dumps({"points": points, "box": box, "seconds": seconds}), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,226 @@
+"""What people would use instead, on the same frames, cores and minutes: MediaPipe's face mesh and dlib's 68 points."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.contract import RESULTS, Report, Timing, markdown, pick
+from benchmarks.peer_environments import ENVIRONMENT_OF, python_of
+from tabrt.app import DEMO_FILM
+from tabrt.errors import TabrtError
+from tabrt.faces import Frame
+from tabrt.topology import to_68
+from tabrt.tracker import Tracker
+from tabrt.video import open_film
+
+PEERS = tuple(ENVIRONMENT_OF)
+MESH = ("mediapipe", "mediapipe-refined")
+# The vertex of MediaPipe's mesh nearest to each 300w68 point.
+MESH_TO_68 = np.array(
+    [162, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 389]  # jaw
+    + [71, 63, 105, 66, 107, 336, 296, 334, 293, 301]  # brows
+    + [168, 197, 5, 4, 75, 97, 2, 326, 305]  # nose
+    + [33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380]  # eyes
+    + [61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181, 78, 82, 13, 312, 308, 317, 14, 87]  # lips
+)
+TRUTH_MAP = "the vertex nearest to each of the 68 points (MESH_TO_68)"
+
+
+class Peer:
+    """A peer in its own process and environment, on the first `cores` cores. Raises TabrtError where it is not made."""
+
+    def __init__(self, name: str, cores: int):
+        python = python_of(name)
+        if not python.is_file():
+            raise TabrtError(f"{name} has no environment; make it with python -m benchmarks.peer_environments")
+        self.name = name
+        worker = Path(__file__).with_name("peer_worker.py")
+        self._process = subprocess.Popen(
+            [python, worker, name, str(cores)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        self._answer()
+        self.box: tuple[float, ...] | None = None  # of the last detection, where the peer tells it
+        self.seconds = 0.0  # of the last picture
+
+    def __call__(
+        self, image: np.ndarray, video: bool = True, box: tuple[float, ...] | None = None
+    ) -> np.ndarray | None:
+        """The peer's own points (K, 2) of the first face in image uint8 (H, W, 3) BGR, in px, or None."""
+        return self._ask({"shape": image.shape[:2], "video": video, "box": box}, image)
+
+    def start(self) -> None:
+        """Forget the face: a new film begins."""
+        self._ask({"shape": (64, 64), "video": True, "box": None, "reset": True}, np.zeros((64, 64, 3), np.uint8))
+
+    def _ask(self, request: dict, image: np.ndarray) -> np.ndarray | None:
+        self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        self._process.stdin.write(np.ascontiguousarray(image).data)
+        self._process.stdin.flush()
+        answer = self._answer()
+        self.seconds, self.box = answer["seconds"], answer["box"]
+        return None if answer["points"] is None else np.array(answer["points"])
+
+    def _answer(self) -> dict:
+        line = self._process.stdout.readline()
+        if not line:
+            raise TabrtError(
+                f"{self.name} has ended; make its environment again: python -m benchmarks.peer_environments"
+            )
+        return json.loads(line)
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait(10)
+
+
+def peer_68(name: str, points: np.ndarray) -> np.ndarray:
+    """A peer's own points (..., K, 2) as 300w68 points, by a fixed choice."""
+    return points[..., MESH_TO_68, :] if name in MESH else points
+
+
+def open_peers(stack: ExitStack, cores: int, notes: list[str]) -> dict[str, Peer]:
+    """The peers that are here. Of the others, a note says how to get them."""
+    found = {}
+    for name in PEERS:
+        try:
+            found[name] = peer = Peer(name, cores)
+            stack.callback(peer.close)
+        except TabrtError as problem:
+            notes.append(str(problem))
+    return found
+
+
+@contextmanager
+def on_cores(cores: int) -> Iterator[None]:
+    """Keep this process, and threads it starts now, on its first `cores` cores."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:cores])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def run(effort: str, model: str, faces: Path | None) -> Report:
+    """Milliseconds a frame of the demo film, one face, everything included but decoding the film."""
+    frames = _frames(pick(effort, 300, 150, 4))
+    rounds = pick(effort, 3, 2, 1)
+    notes = ["On one thread a process is held on one core, on two on two. Peers and tabrt take turns, film by film."]
+    results, card = {}, None
+    for cores in _cores(effort):
+        with ExitStack() as stack:
+            peers = open_peers(stack, cores, notes if not results else [])
+            ours, card = _ours(stack, model, cores)
+            timings: dict[str, list[float]] = {name: [] for name in ("tabrt", *peers)}
+            for _ in range(rounds):
+                timings["tabrt"] += _time_ours(ours, frames, cores)
+                for name, peer in peers.items():
+                    peer.start()
+                    timings[name] += _time_peer(peer, frames)
+        results[str(cores)] = {name: Timing.of(seconds) for name, seconds in timings.items()}
+    report = Report(
+        "peers", effort, card, {"milliseconds": results, "frames": len(frames)}, _cores(effort), notes=notes
+    )
+    _judge(report)
+    return report
+
+
+def _cores(effort: str) -> list[int]:
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    return [cores for cores in pick(effort, (1, 2), (1, 2), (1,)) if cores <= here]
+
+
+def _frames(count: int) -> list[Frame]:
+    with open_film(DEMO_FILM) as film:
+        return list(islice(film, count))
+
+
+def _ours(stack: ExitStack, model: str, cores: int) -> tuple[Tracker, object]:
+    with on_cores(cores):
+        tracker = stack.enter_context(Tracker(model=model, faces=1, threads=cores))
+        return tracker, tracker.engine.card
+
+
+def _time_ours(tracker: Tracker, frames: list[Frame], cores: int) -> list[float]:
+    tracker.reset()
+    with on_cores(cores):
+        return _without_start(frames, lambda frame: _clock(tracker, frame))
+
+
+def _time_peer(peer: Peer, frames: list[Frame]) -> list[float]:
+    def seconds(frame: Frame) -> float:
+        peer(frame.image)
+        return peer.seconds
+
+    return _without_start(frames, seconds)
+
+
+def _without_start(frames: list[Frame], seconds: Callable[[Frame], float]) -> list[float]:
+    """The seconds of each frame; the first tenth is warm-up."""
+    return [seconds(frame) for frame in frames][len(frames) // 10 :]
+
+
+def _clock(tracker: Tracker, frame: Frame) -> float:
+    start = time.perf_counter()
+    tracker(frame)
+    return time.perf_counter() - start
+
+
+def _judge(report: Report) -> None:
+    """Say who is faster, as ratios within this run."""
+    for cores, row in report.results["milliseconds"].items():
+        ours = row["tabrt"].median
+        for name, timing in row.items():
+            if name != "tabrt":
+                ratio = timing.median / ours
+                line = f"{cores} thread(s): {name} takes {ratio:.2f} times as long as tabrt"
+                (report.wins if ratio > 1 else report.losses).append(line)
+
+
+def table(report: Report) -> str:
+    """Speed, and beside it accuracy and steadiness where their accounts lie in the results."""
+    rows = []
+    accuracy, steadiness = (_other(name) for name in ("accuracy", "stability"))
+    milliseconds = report.results["milliseconds"]
+    for name in next(iter(milliseconds.values())):
+        speeds = [milliseconds[cores].get(name) for cores in milliseconds]
+        rows.append([name, *speeds, *_accuracy(accuracy, name), *_steadiness(steadiness, name)])
+    header = ["", *(f"ms a frame, {cores} thread(s)" for cores in milliseconds), "NME 68, %", "NME inner 51, %"]
+    return markdown([*header, "jitter, % of eye distance", "lag, ms"], rows)
+
+
+def _other(name: str) -> dict:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text("utf-8"))["results"] if path.is_file() else {}
+
+
+def _accuracy(results: dict, name: str) -> tuple[float | None, float | None]:
+    for row in results.get("rows", ()):
+        if row["method"] == name and row["boxes"] == "detector" and row["map"] in ("own", "to_68", "best linear map"):
+            return tuple(None if row[key] is None else 100 * row[key] for key in ("nme", "nme_inner"))
+    return None, None
+
+
+def _steadiness(results: dict, name: str) -> tuple[float | None, float | None]:
+    row = results.get("curves", {}).get("chosen", {}).get(name)
+    return (row["jitter"], row["lag"]) if row else (None, None)
+
+
+def ours_68(points: np.ndarray) -> np.ndarray:
+    """wflw98 points as 300w68 points; those of other schemes with 68 points as they are."""
+    return to_68(points) if points.shape[-2] == 98 else points

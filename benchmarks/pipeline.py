@@ -1,0 +1,133 @@
+"""What a film costs, stage by stage, as pictures grow and faces become more; and the command's speed and memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from benchmarks.contract import Report, markdown, memory_peak_mib, pick
+from benchmarks.films import SIZES, make
+from benchmarks.plots import figure, save
+from tabrt import app
+from tabrt.engine import available_threads, load_engine
+from tabrt.overlay import draw
+from tabrt.progress import Stopwatch
+from tabrt.topology import topology_named
+from tabrt.tracker import Tracker
+from tabrt.video import FilmWriter, open_film
+
+STAGES = ("decode", "detect", "crop", "network", "maps", "smooth", "draw", "encode")
+
+
+def run(effort: str, model: str, faces: Path | None) -> Report:
+    """Each case in a process of its own, so that its peak memory is its own."""
+    sizes = pick(effort, ("360p", "720p", "1080p"), ("360p", "720p", "1080p"), ("360p",))
+    counts = pick(effort, (0, 1, 4, 8), (0, 1, 4, 8), (1,))
+    frames = pick(effort, 200, 50, 6)
+    engine = load_engine(model)
+    card, threads = engine.card, available_threads(None)
+    engine.close()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for size in sizes:
+            for count in counts:
+                film = make(Path(folder) / f"{size}-{count}.mp4", SIZES[size], count, frames)
+                rows.append({"size": size, "faces": count, "frames": frames, **_apart(measure, film, count, model)})
+                film.unlink()
+    notes = [
+        "Stages are timed one after the other in one thread; `frames a second` is the whole of `tabrt video` with its "
+        "threads. Films are put together from the demo film's face.",
+        "`faces seen` is the mean number found a frame: where it is lower than the faces shown, they were too small.",
+    ]
+    return Report("pipeline", effort, card, {"rows": rows}, [threads], notes=notes)
+
+
+def _apart(function, *arguments):
+    """Call a function in a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def measure(film: Path, faces: int, model: str) -> dict:
+    """One film: milliseconds a frame by stage, then the whole command."""
+    stages, seen = _by_stage(film, max(faces, 1), model)
+    out = film.with_name("out.mp4")
+    start = time.perf_counter()
+    summary = app.video(film, out, model=model, faces=max(faces, 1))
+    seconds = time.perf_counter() - start
+    out.unlink()
+    return {
+        "milliseconds": stages,
+        "faces_seen": seen,
+        "frames_a_second": summary.frames / seconds,
+        "peak_memory_mib": memory_peak_mib(),
+    }
+
+
+def _by_stage(source: Path, faces: int, model: str) -> tuple[dict[str, float], float]:
+    """Mean milliseconds a frame of each stage, and the mean number of faces; the first frames warm up."""
+    watch, seen, counted = Stopwatch(), 0, 0
+    out = source.with_name("stages.mp4")
+    with open_film(source) as film, Tracker(model=model, faces=faces) as tracker:
+        topology = topology_named(tracker.engine.card.topology)
+        warmup = max(1, (film.frames or 10) // 10)
+        with FilmWriter(out, film.width, film.height, film.rate, film=film) as writer:
+            for frame in watch.each("decode", film):
+                if frame.index == warmup:
+                    watch.seconds.clear()
+                    tracker.seconds.update(dict.fromkeys(tracker.seconds, 0.0))
+                    seen = counted = 0
+                scene = tracker(frame)
+                with watch.stage("draw"):
+                    picture = draw(scene, topology)
+                with watch.stage("encode"):
+                    writer.write(picture, frame.time)
+                seen, counted = seen + len(scene.faces), counted + 1
+    out.unlink()
+    tracked = {("maps" if name == "decode" else name): value for name, value in tracker.seconds.items()}
+    seconds = {**tracked, **watch.seconds}
+    return {stage: 1e3 * seconds.get(stage, 0.0) / counted for stage in STAGES}, seen / counted
+
+
+def table(report: Report) -> str:
+    header = ["", "faces", *(f"{stage}" for stage in STAGES), "sum, ms", "frames a second", "faces seen", "peak MiB"]
+    rows = [
+        [row["size"], row["faces"], *row["milliseconds"].values(), sum(row["milliseconds"].values()),
+         f"{row['frames_a_second']:.0f}", f"{row['faces_seen']:.1f}", f"{row['peak_memory_mib']:.0f}"]
+        for row in report.results["rows"]
+    ]  # fmt: skip
+    return markdown(header, rows)
+
+
+def plots(report: Report, folder: Path) -> None:
+    rows = report.results["rows"]
+    sizes = list(dict.fromkeys(row["size"] for row in rows))
+    fig, axes = figure(len(sizes) + 1, width=4.0, height=3.8)
+    highest = max(sum(row["milliseconds"].values()) for row in rows)
+    for ax, size in zip(axes, sizes, strict=False):
+        mine = [row for row in rows if row["size"] == size]
+        base = [0.0] * len(mine)
+        for stage in STAGES:
+            heights = [row["milliseconds"][stage] for row in mine]
+            ax.bar([str(row["faces"]) for row in mine], heights, bottom=base, label=stage)
+            base = [a + b for a, b in zip(base, heights, strict=True)]
+        ax.set_title(size, fontsize=10)
+        ax.set_xlabel("faces")
+        ax.set_ylim(0, 1.05 * highest)
+        ax.grid(axis="x", visible=False)
+    axes[0].set_ylabel("milliseconds a frame, one thread after the other")
+    handles, labels = axes[0].get_legend_handles_labels()
+    axes[0].legend(handles[::-1], labels[::-1], fontsize=7.5, frameon=False)
+    for size in sizes:
+        mine = [row for row in rows if row["size"] == size]
+        axes[-1].plot([row["faces"] for row in mine], [row["frames_a_second"] for row in mine], "o-", label=size)
+    axes[-1].set_title("whole command", fontsize=10)
+    axes[-1].set_xlabel("faces")
+    axes[-1].set_ylabel("frames a second")
+    axes[-1].set_ylim(bottom=0)
+    axes[-1].legend(fontsize=7.5, frameon=False)
+    save(fig, folder / "pipeline.png")

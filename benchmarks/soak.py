@@ -1,0 +1,198 @@
+"""The live loop for a long time on a real stream: latency, drops, memory, threads and files, minute by minute.
+
+ffmpeg sends the film that ships with tabrt as 640×480 at 30 frames/s, MJPEG over HTTP on this machine, again and again;
+the live loop tracks it and draws every frame, as a window would have it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.contract import Report, markdown, memory_mib, pick
+from benchmarks.plots import figure, save
+from tabrt.app import DEMO_FILM
+from tabrt.camera import live_camera
+from tabrt.engine import available_threads
+from tabrt.errors import TabrtError
+from tabrt.live import run as run_live
+from tabrt.live import warm_up
+from tabrt.overlay import draw
+from tabrt.status import Controls, Numbers
+from tabrt.topology import topology_named
+from tabrt.tracker import Tracker
+
+RATE = 30  # frames a second
+SIZE = 640, 480
+WARM = 60  # frames that are not counted
+MOST_LATENCY = 1.5  # frames
+GROWTH = 5.0  # MiB a minute above which memory counts as growing
+PORT = 18573
+
+
+def run(effort: str, model: str, faces: Path | None) -> Report:
+    with Tracker(model) as tracker:
+        results = soak(tracker, pick(effort, 20_000, 2_000, 90))
+        card = tracker.engine.card
+    report = Report("soak", effort, card, results, [available_threads(None)])
+    _judge(report, results)
+    return report
+
+
+def soak(tracker: Tracker, frames: int, port: int = PORT) -> dict:
+    """Run the live loop for this many frames, once it is warm. Returns what it measured, as plain data."""
+    warm_up(tracker)
+    topology = topology_named(tracker.engine.card.topology)
+    controls, numbers, samples = Controls(), Numbers(), _Samples(frames, Numbers())
+
+    def sink(scene, _picture) -> None:
+        if numbers.frames >= WARM:
+            samples.add(scene)
+            controls.quit = samples.numbers.frames >= frames
+
+    with ExitStack() as stack:
+        url = stack.enter_context(served(port))
+        camera = live_camera(url)
+        run_live(camera, tracker, [], [sink], lambda scene: draw(scene, topology), controls, numbers)
+    return samples.results()
+
+
+class _Samples:
+    """Numbers after the warm-up, and a sample of the process twenty times over the run or each second."""
+
+    def __init__(self, frames: int, numbers: Numbers):
+        self.numbers = numbers
+        self.rows: list[tuple[float, float, int, int, float, int]] = []
+        self._every = max(1, min(RATE, frames // 20))
+
+    def add(self, scene) -> None:
+        self.numbers.add(scene)
+        if self.numbers.frames % self._every == 0:
+            threads, files = (len(os.listdir(f"/proc/self/{kind}")) for kind in ("task", "fd"))
+            latency = 1e3 * self.numbers.recent_latency(0.5)
+            row = time.monotonic(), memory_mib(os.getpid()), threads, files, latency, self.numbers.dropped
+            self.rows.append(row)
+
+    def results(self) -> dict:
+        seconds, memory, threads, files, latency, dropped = (list(column) for column in zip(*self.rows, strict=True))
+        half = len(seconds) // 2
+        slope = 60 * float(np.polyfit(seconds[half:], memory[half:], 1)[0]) if half >= 10 else None
+        numbers = self.numbers
+        return {
+            "frames": numbers.frames,
+            "dropped": numbers.dropped,
+            "fps": (numbers.frames - 1) / numbers.seconds,
+            "latency_ms": {"median": 1e3 * numbers.latency(0.5), "95 %": 1e3 * numbers.latency(0.95)},
+            "slope_mib_a_minute": slope,
+            "over_time": {
+                "seconds": [second - seconds[0] for second in seconds],
+                "memory_mib": memory,
+                "threads": threads,
+                "files": files,
+                "latency_ms": latency,
+                "dropped": dropped,
+            },
+        }
+
+
+@contextmanager
+def served(port: int) -> Iterator[str]:
+    """The address at which ffmpeg sends the film in real time."""
+    if shutil.which("ffmpeg") is None:
+        raise TabrtError("the soak needs ffmpeg to play a camera; run: apt install ffmpeg")
+    url = f"http://127.0.0.1:{port}/"
+    with tempfile.TemporaryDirectory() as folder:
+        film = Path(folder) / "camera.mkv"
+        width, height = SIZE
+        shape = f"scale={width}:{height}:force_original_aspect_ratio=increase,crop={width}:{height},fps={RATE}"
+        start = ["ffmpeg", "-v", "error", "-nostdin"]
+        # Encoded once before, so that the camera costs the tracker little of its cores.
+        subprocess.run(
+            [*start, "-i", str(DEMO_FILM), "-an", "-vf", shape, "-c:v", "mjpeg", "-q:v", "4", str(film)], check=True
+        )
+        form = ["-c", "copy", "-f", "mpjpeg", "-listen", "1", url]
+        camera = subprocess.Popen(
+            [*start, "-re", "-stream_loop", "-1", "-i", str(film), *form], stderr=subprocess.DEVNULL
+        )
+        try:
+            _wait_for(port)
+            yield url
+        finally:
+            camera.kill()
+            camera.wait()
+
+
+def _wait_for(port: int, seconds: float = 60.0) -> None:
+    """Until somebody listens; read off the system's list, for ffmpeg serves one visitor only."""
+    until = time.monotonic() + seconds
+    while f":{port:04X} 00000000:0000 0A" not in Path("/proc/net/tcp").read_text():
+        if time.monotonic() > until:
+            raise TabrtError(f"ffmpeg does not listen on port {port}; is it taken?")
+        time.sleep(0.05)
+
+
+def _judge(report: Report, results: dict) -> None:
+    limit = 1e3 * MOST_LATENCY / RATE
+    over_time = results["over_time"]
+    half = len(over_time["threads"]) // 2
+    lines = {
+        f"{results['dropped']} of {results['frames']} frames dropped once warm": results["dropped"] == 0,
+        f"{results['fps']:.1f} frames/s of {RATE}": results["fps"] > 0.99 * RATE,
+        f"median latency {results['latency_ms']['median']:.0f} ms; wanted {limit:.0f}": (
+            results["latency_ms"]["median"] <= limit
+        ),
+    }
+    for name in ("threads", "files"):
+        counts = over_time[name]
+        flat = max(counts[half:]) <= max(counts[: half + 1])
+        lines[f"{name}: {counts[0]} at the start, {counts[-1]} at the end"] = flat
+    slope = results["slope_mib_a_minute"]
+    if slope is not None:
+        lines[f"memory grows by {slope:.2f} MiB a minute once it is warm"] = slope <= GROWTH
+    for line, kept in lines.items():
+        (report.wins if kept else report.losses).append(line)
+
+
+def table(report: Report) -> str:
+    results = report.results
+    over_time = results["over_time"]
+    rows = [
+        ["frames", results["frames"]],
+        ["dropped", results["dropped"]],
+        ["frames/s", results["fps"]],
+        ["latency, median, ms", results["latency_ms"]["median"]],
+        ["latency, 95 % within, ms", results["latency_ms"]["95 %"]],
+        ["memory, first and last, MiB", f"{over_time['memory_mib'][0]:.0f}, {over_time['memory_mib'][-1]:.0f}"],
+        ["growth, MiB a minute", results["slope_mib_a_minute"]],
+        ["threads, first and last", f"{over_time['threads'][0]}, {over_time['threads'][-1]}"],
+        ["open files, first and last", f"{over_time['files'][0]}, {over_time['files'][-1]}"],
+    ]
+    return markdown(["", ""], rows)
+
+
+def plots(report: Report, folder: Path) -> None:
+    over_time = report.results["over_time"]
+    minutes = np.asarray(over_time["seconds"]) / 60
+    fig, axes = figure(1, width=7.0, height=1.9, rows=4)
+    shown = (
+        ("latency_ms", "latency, ms"),
+        ("dropped", "dropped frames"),
+        ("memory_mib", "memory, MiB"),
+        ("threads", "threads, files"),
+    )
+    for ax, (name, label) in zip(axes, shown, strict=True):
+        ax.plot(minutes, over_time[name], color="#0a7a5c", label=name)
+        ax.set_ylabel(label, fontsize=8)
+        ax.set_ylim(bottom=0)
+    axes[-1].plot(minutes, over_time["files"], color="#3465a4", label="open files")
+    axes[-1].legend(fontsize=8, frameon=False, loc="lower right")
+    axes[-1].set_xlabel("minutes")
+    save(fig, folder / "soak.png")

@@ -1,0 +1,112 @@
+"""Pictures of the stability results: the curve of jitter against lag, what the signals look like, and frame rates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import scenes, signals
+from benchmarks.contract import Report
+from benchmarks.plots import bars, figure, ink, save
+from benchmarks.stability import DEFAULT, NONE, ONE_EURO, OURS, Films, euro, motion_of, ours, unfiltered
+
+
+def plots(report: Report, folder: Path) -> None:
+    films = report.behind
+    _curves(report.results, folder / "stability-curve.png")
+    _signals(films, report.model.topology, folder / "stability-signals.png")
+    _rates(report.results["rates"], folder / "stability-rates.png")
+
+
+def _curves(results: dict, path: Path) -> None:
+    fig, axes = figure(2)
+    curves = results["curves"]
+    sides = (("lag", "lag behind a moving face, ms"), ("error", "error while moving, % of eye distance"))
+    for ax, (key, label) in zip(axes, sides, strict=True):
+        ax.scatter(
+            *_pairs(curves["one_euro"], key), s=12, color=ink("One-Euro"), alpha=0.45, label="One-Euro, 40 settings"
+        )
+        ax.plot(*_pairs(curves["tabrt"], key), "o-", ms=3.5, color=ink(OURS), label="tabrt, --smoothing 0 … 1")
+        for point in curves["tabrt"]:
+            if round(point["strength"] * 100) % 25 == 0:
+                ax.annotate(f"{point['strength']:g}", (point[key], point["jitter"]), xytext=(5, 5),
+                            textcoords="offset points", fontsize=8, color=ink(OURS))  # fmt: skip
+        for name, point in curves["chosen"].items():
+            ax.plot(point[key], point["jitter"], **_marker(name))
+        ax.set_xlabel(label)
+        ax.set_ylabel("jitter of a still face, % of eye distance")
+        ax.set_ylim(bottom=0)
+    axes[1].legend(fontsize=7.5, frameon=False, loc="upper right")
+    fig.suptitle("Steadiness against lag: below and to the left is better", fontsize=11)
+    save(fig, path)
+
+
+def _marker(name: str) -> dict:
+    """How one choice is drawn: our default as a diamond, One-Euro as a star, peers with One-Euro hollow."""
+    hollow = "+" in name
+    return {
+        "ls": "",
+        "marker": "*" if name == ONE_EURO else "D" if name == OURS else "s",
+        "ms": 12 if name == ONE_EURO else 7,
+        "mfc": "none" if hollow else ink(name),
+        "mec": ink(name) if hollow else "white",
+        "label": f"tabrt, default {DEFAULT:g}" if name == OURS else name,
+    }
+
+
+def _pairs(points: list[dict], key: str) -> tuple[list[float], list[float]]:
+    return [point[key] for point in points], [point["jitter"] for point in points]
+
+
+def _signals(films: Films, topology: str, path: Path) -> None:
+    fig, axes = figure(2, rows=2, width=5.6, height=3.2)
+    tracks = films.tracks[OURS]
+    filters = {NONE: unfiltered, ONE_EURO: euro(), OURS: ours(DEFAULT, topology)}
+    rest = unfiltered(tracks[films.rest.name])[5:].mean(axis=0)
+    still, moving, jump, film = films.still, films.motions[-1], films.steps[-1], tracks["film"]
+    for name, smooth in filters.items():
+        style = {"color": ink(name), "label": name, "lw": 1.1}
+        points = smooth(tracks[still.name])
+        axes[0].plot(still.times, 100 * (points[:, 30, 0] - rest[30, 0]) / scenes.EYE_DISTANCE, **style)
+        axes[1].plot(moving.times, motion_of(smooth(tracks[moving.name]), rest, moving.kind), **style)
+        axes[2].plot(jump.times, motion_of(smooth(tracks[jump.name]), rest, jump.kind), ".-", ms=4, **style)
+        axes[3].plot(film.times, signals.openness(smooth(film)), **style)
+    fine = np.linspace(moving.times[0], moving.times[-1], 1000)
+    axes[1].plot(fine, moving.value(fine), ":", color="black", lw=1, label="truth")
+    axes[1].set_xlim(max(0, moving.times[-1] - 1.0), moving.times[-1])
+    middle = jump.times[len(jump.times) // 2]
+    axes[2].set_xlim(middle - 0.15, middle + 0.35)
+    axes[3].set_xlim(*_around_a_blink(film))
+    for ax, (title, unit) in zip(axes, (
+        ("Still face: nose tip, x", "% of eye distance"),
+        (f"Motion: {moving.name}", {"translation": "px", "roll": "radians", "scale": "log factor"}[moving.kind]),
+        (f"Step of {_height(jump):.1f} eye distances", "px"),
+        ("Blinks of a real face", "lid distance / eye width"),
+    ), strict=True):  # fmt: skip
+        ax.set_title(title, fontsize=10)
+        ax.set_ylabel(unit)
+        ax.set_xlabel("time, s")
+    axes[0].legend(fontsize=7.5, frameon=False)
+    save(fig, path)
+
+
+def _height(clip: scenes.Clip) -> float:
+    return float(clip.value(clip.times[-1:])[0] / scenes.EYE_DISTANCE)
+
+
+def _around_a_blink(film) -> tuple[float, float]:
+    found = signals.blinks(signals.openness(unfiltered(film)), film.times)
+    middle = film.times[found[len(found) // 2]] if found else film.times[len(film.times) // 2]
+    return middle - 1.0, middle + 1.0
+
+
+def _rates(rates: dict[str, dict[str, dict]], path: Path) -> None:
+    fig, axes = figure(3, width=4.2, height=3.4)
+    groups = [group.replace(", ", "\n") for group in next(iter(rates.values()), {})]
+    labels = {"lag": "lag at 1 Hz, ms", "to_90": "time to 90 % of a step, ms", "jitter": "jitter, % of eye distance"}
+    for ax, (key, unit) in zip(axes, labels.items(), strict=True):
+        bars(ax, groups, {name: [row[key] for row in figures.values()] for name, figures in rates.items()}, unit)
+    axes[0].legend(fontsize=7.5, frameon=False)
+    fig.suptitle("The same film at other frame rates: lag should stay the same in milliseconds", fontsize=11)
+    save(fig, path)

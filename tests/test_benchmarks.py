@@ -1,0 +1,234 @@
+"""The benchmarks' arithmetic on signals whose lag, jitter and steps are known. No time is ever asserted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib", reason="the benchmarks draw with matplotlib")
+
+from benchmarks import scenes, signals
+from benchmarks.contract import Report, Timing, markdown, page, timed
+from benchmarks.films import SIZES, make
+from benchmarks.mesh_map import MeshMap
+from benchmarks.one_euro import one_euro
+from benchmarks.peers import MESH_TO_68
+from benchmarks.stability import Track, blink_depth, euro, jitter_at, motion_of, ours, unfiltered
+from tabrt.bench import bench, milliseconds
+from tabrt.engine import FakeEngine, ModelCard
+
+TIMES = np.arange(120) / 30
+FACE = np.random.default_rng(0).uniform(100, 200, (68, 2))
+
+
+def sine(times: np.ndarray) -> np.ndarray:
+    return 20 * np.sin(2 * np.pi * 1.5 * times)
+
+
+def track(shift: np.ndarray) -> np.ndarray:
+    """The face, moved sideways by shift (T,)."""
+    return FACE + np.stack([shift, np.zeros_like(shift)], axis=1)[:, None]
+
+
+# Signals
+
+
+@pytest.mark.parametrize("late", [-0.02, 0.0, 0.0123, 0.07])
+def test_lag_is_found_between_frames_and_despite_noise(late):
+    noise = np.random.default_rng(1).normal(0, 0.5, len(TIMES))
+    assert signals.lag(TIMES, sine(TIMES - late), sine) == pytest.approx(late, abs=2e-4)
+    assert signals.lag(TIMES, 0.7 * sine(TIMES - late) + noise, sine) == pytest.approx(late, abs=3e-3)
+
+
+def test_jitter_and_shimmer_of_white_noise_are_its_deviation():
+    noise = np.random.default_rng(2).normal(0, 0.5, (2000, 68, 2))
+    expected = 0.5 * np.sqrt(2) / 100  # two coordinates
+    assert signals.jitter(FACE + noise, 100) == pytest.approx(expected, rel=0.01)
+    assert signals.shimmer(FACE + noise, 100) == pytest.approx(expected, rel=0.01)
+
+
+def test_shimmer_does_not_see_slow_drift_and_jitter_does():
+    drift = track(np.linspace(0, 10, len(TIMES)))
+    assert signals.shimmer(drift, 100) < 0.001
+    assert signals.jitter(drift, 100) > 0.02
+
+
+@pytest.mark.parametrize("kind", scenes.KINDS)
+def test_the_motion_of_a_clip_is_read_back(kind):
+    clip = scenes.motion(kind, 1.0, 1.0, 30)
+    assert (
+        motion_of(clip.true(FACE), FACE, kind) == pytest.approx(clip.value(clip.times), abs=1e-6)
+        or kind == "translation"
+    )
+    assert motion_of(clip.true(FACE), clip.true(FACE)[0], kind) == pytest.approx(clip.value(clip.times), abs=1e-6)
+
+
+def test_a_step_tells_its_delay_and_overshoot():
+    signal = np.array([0, 0, 0, 0.5, 0.8, 0.95, 1.2, 1.0, 1.0])
+    assert signals.step_response(signal, 3) == (2, pytest.approx(0.2))
+    assert signals.step_response(np.array([0.0, 1.0, 1.0]), 1) == (0, 0.0)
+
+
+def eyes(openness: np.ndarray) -> np.ndarray:
+    """A track of 68 points whose eyes are open as given."""
+    points = np.repeat(FACE[None], len(openness), axis=0)
+    for first in (36, 42):
+        corners = np.array([[0, 0], [10, 0], [20, 0], [30, 0], [20, 0], [10, 0]], float)
+        lift = np.array([0, -15, -15, 0, 15, 15])
+        points[:, first : first + 6] = corners
+        points[:, first : first + 6, 1] += openness[:, None] * lift
+    return points
+
+
+def test_blinks_are_found_and_their_depth_is_kept_or_lost():
+    opened = np.full(len(TIMES), 0.3)
+    opened[[40, 41]] = 0.05, 0.1
+    opened[90] = 0.0
+    opened[70] = 0.25  # no blink
+    assert signals.openness(eyes(opened)) == pytest.approx(opened)
+    assert signals.blinks(opened, TIMES) == [40, 90]
+    assert signals.surviving_depth(opened, opened, TIMES) == pytest.approx([1, 1])
+    half = 0.3 - (0.3 - opened) / 2
+    assert signals.surviving_depth(opened, half, TIMES) == pytest.approx([0.5, 0.5])
+    late = np.roll(half, 3)
+    assert signals.surviving_depth(opened, late, TIMES) == pytest.approx([0.5, 0.5])
+    assert blink_depth(Track(TIMES, eyes(opened)), unfiltered) == {
+        "blinks": 2,
+        "median": pytest.approx(100),
+        "least": pytest.approx(100),
+    }
+
+
+# Filters
+
+
+def test_one_euro_calms_a_still_face_and_lags_behind_a_moving_one():
+    noise = np.random.default_rng(3).normal(0, 0.3, (len(TIMES), 68, 2))
+    still = Track(TIMES, FACE + noise)
+    assert signals.jitter(euro()(still)[30:], 100) < 0.6 * signals.jitter(still.points[30:], 100)
+    moving = one_euro(track(sine(TIMES)), TIMES)
+    assert 0.001 < signals.lag(TIMES[15:], motion_of(moving, FACE, "translation")[15:], sine) < 0.1
+
+
+def test_one_euro_smooths_the_same_in_seconds_at_any_frame_rate():
+    fast = np.arange(0, 3, 1 / 120)
+    slow = fast[::4]
+    lags = [
+        signals.lag(
+            times[len(times) // 4 :],
+            motion_of(one_euro(track(sine(times)), times), FACE, "translation")[len(times) // 4 :],
+            sine,
+        )
+        for times in (fast, slow)
+    ]
+    assert lags[0] == pytest.approx(lags[1], abs=0.012)
+
+
+def test_strength_zero_changes_nothing():
+    points = np.random.default_rng(4).uniform(0, 300, (10, 98, 2))
+    raw = Track(TIMES[:10], points, np.ones((10, 98)))
+    assert (ours(0.0)(raw) == unfiltered(raw)).all()
+
+
+def test_the_least_jitter_at_a_cost_is_read_off_the_curve():
+    lags, jitters = [0, 10, 20], [1.0, 0.5, 0.6]
+    assert jitter_at(lags, jitters, 5) == pytest.approx(0.75)
+    assert jitter_at(lags, jitters, 30) == pytest.approx(0.5)
+    assert jitter_at(lags, jitters, -1) == float("inf")
+
+
+# Films and maps
+
+
+def test_a_still_film_repeats_itself_and_its_noise_is_that_of_a_camera():
+    clip, clean = scenes.still(0.2, 30), scenes.still(0.2, 30, noisy=False)
+    first, again = (next(clip.frames()).image.astype(int) for _ in range(2))
+    truth = next(clean.frames()).image.astype(int)
+    assert (first == again).all()
+    assert 1 < (first - truth).std() < 8
+
+
+def test_a_moved_face_lies_where_the_truth_says():
+    clip = scenes.motion("translation", 2.0, 0.3, 30)
+    shifts = np.round(clip.value(clip.times)).astype(int)
+    moved = scenes.Clip(clip.name, clip.times, clip.kind, lambda times: np.round(clip.value(times)), noisy=False)
+    rest, frame = next(moved.frames()).image, list(moved.frames())[3].image
+    assert shifts[3] != 0
+    assert np.abs(np.roll(rest, shifts[3], axis=1)[:, 100:500].astype(int) - frame[:, 100:500]).max() <= 2
+
+
+def test_a_film_with_faces_has_its_size_and_length(tmp_path: Path):
+    from tabrt.video import open_film
+
+    with open_film(make(tmp_path / "f.mp4", SIZES["360p"], 4, 3)) as film:
+        frames = list(film)
+        assert (film.width, film.height, len(frames)) == (640, 360, 3)
+        assert frames[0].image[180:, :, :].std() > 20
+
+
+def test_a_linear_map_of_a_mesh_is_learned_in_any_pose():
+    rng = np.random.default_rng(5)
+    shape = rng.uniform(-1, 1, (468, 2))
+    mesh = 100 * (shape + rng.normal(0, 0.05, (300, 468, 2)))
+    turn = np.exp(1j * rng.uniform(-0.5, 0.5, 300)) * rng.uniform(0.5, 2, 300)
+    target = mesh[:, MESH_TO_68] * 0.7 + 0.3 * mesh[:, MESH_TO_68 - 3]
+
+    def posed(points: np.ndarray) -> np.ndarray:
+        z = points @ (1, 1j) * turn[:, None]
+        return np.stack([z.real + 200, z.imag + 50], axis=-1)
+
+    learned = MeshMap.learn(posed(mesh)[:250], posed(target)[:250])
+    error = np.abs(learned(posed(mesh)[250:]) - posed(target)[250:]).mean()
+    assert error < 0.5 * np.abs(posed(mesh)[250:, MESH_TO_68] - posed(target)[250:]).mean()
+
+
+# Contract
+
+
+def test_an_account_says_where_and_how_it_was_measured(tmp_path: Path):
+    results = {"ms": Timing.of([0.001, 0.002, 0.003]), "none": float("inf"), "array": np.arange(2)}
+    report = Report("latency", "quick", ModelCard(name="m"), results, [2], losses=["slower than light"])
+    report.write(tmp_path, markdown(["", "ms"], [["a", results["ms"]], ["b", None]]))
+    account = json.loads((tmp_path / "latency.json").read_text())
+    assert account["format"] == "tabrt-benchmark"
+    assert account["results"] == {
+        "ms": {"median_ms": 2.0, "q1_ms": 1.5, "q3_ms": 2.5, "runs": 3},
+        "none": None,
+        "array": [0, 1],
+    }
+    assert {"cpu", "cores", "memory_gib", "gpu", "busy"} <= account["machine"].keys()
+    assert account["versions"]["numpy"] == np.__version__
+    assert account["model"]["name"] == "m"
+    assert account["threads"] == [2]
+    text = (tmp_path / "latency.md").read_text()
+    assert "| a | 2.00 (1.50–2.50) |" in text and "| b | – |" in text and "- slower than light" in text
+    assert page(account, "")
+
+
+def test_timing_warms_up_and_synchronises_inside():
+    calls = []
+    timing = timed(lambda: calls.append("run"), 4, warmup=2, synchronise=lambda: calls.append("wait"))
+    assert timing.runs == 4
+    assert calls == ["run", "run", "wait", *["run", "wait"] * 4]
+
+
+def test_the_papers_multiplications_are_counted():
+    torch = pytest.importorskip("torch", reason="the network is torch's")
+    assert torch
+    from benchmarks.latency import multiplications
+
+    assert multiplications(1, "full") / 1e9 == pytest.approx(19.5, abs=0.1)
+    assert multiplications(2, "full") / 1e9 == pytest.approx(25.1, abs=0.1)
+
+
+def test_bench_times_an_engine_and_names_the_papers_figure(monkeypatch):
+    fake = FakeEngine(np.full((98, 2), 100.0), ModelCard(name="fake", hourglasses=2))
+    monkeypatch.setattr("tabrt.bench.load_engine", lambda *_: fake)
+    lines = list(bench(runs=2))
+    assert [line.split()[0] for line in lines[3:7]] == ["1", "2", "4", "8"]
+    assert "27 ms" in lines[-1]
+    lower, median, upper = milliseconds(fake, 1, 3)
+    assert 0 < lower <= median <= upper

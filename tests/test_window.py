@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from live_sources import ended, free_port, serve_film, wait_for_port
+
+from tabrt.errors import TabrtError
+from tabrt.status import Controls
+from tabrt.video import open_film
+from tabrt.window import HELP, Window, annotated, no_screen, press
+
+PROGRAM = Path(__file__).parent / "live_program.py"
+LIMIT = 120.0  # seconds that a test waits for something at most
+
+needs_screen = pytest.mark.skipif(
+    not (shutil.which("Xvfb") and shutil.which("xdotool") and shutil.which("ffmpeg")),
+    reason="needs a virtual screen (apt install xvfb xdotool ffmpeg)",
+)
+
+
+# ------------------------------------------------------------------------------------------------------------- keys
+
+
+def test_each_key_in_the_help_does_something():
+    keys = {" " if line.startswith("space") else line[0] for line in HELP} | {chr(27)}
+    assert keys == set("qsrbih \x1b")
+    for key in keys:
+        controls = Controls()
+        press(ord(key), controls)
+        assert controls != Controls(), key
+
+
+def test_keys():
+    controls = Controls()
+    for key in "rbhR":
+        press(ord(key), controls)
+    assert (controls.recording, controls.boundaries, controls.help) == (False, True, True)
+    press(ord(" "), controls)
+    press(ord("i"), controls)
+    press(ord("s"), controls)
+    assert controls.paused and controls.snapshot and not controls.numbers
+    before = Controls()
+    for key in (-1, 0, ord("x"), 255, 65361):
+        press(key, before)
+    assert before == Controls()
+
+
+def test_text_lies_in_the_corner_of_a_copy():
+    picture = np.full((480, 640, 3), 200, np.uint8)
+    written = annotated(picture, ("30.0 fps, latency 40 ms", "1 face, 0 dropped"))
+    assert (picture == 200).all()
+    assert (written[:4, :4] < 100).all()
+    assert (written[100:] == 200).all() and (written[:, 500:] == 200).all()
+    assert annotated(picture, ()) is picture
+    assert annotated(np.zeros((8, 8, 3), np.uint8), ("larger than the picture",) * 9).shape == (8, 8, 3)
+
+
+# ----------------------------------------------------------------------------------------------------------- screen
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks X11")
+def test_without_a_screen_it_says_what_to_do(monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    assert no_screen() == "DISPLAY is not set"
+    monkeypatch.setenv("DISPLAY", ":4711")
+    assert no_screen() == "DISPLAY=:4711 cannot be reached"
+    with pytest.raises(TabrtError, match=r"DISPLAY=:4711 cannot be reached.*--serve.*--landmarks"):
+        Window("desk")
+
+
+@pytest.fixture(scope="module")
+def screen():
+    """The name of a virtual screen of 900x700."""
+    read, write = os.pipe()
+    command = ["Xvfb", "-displayfd", str(write), "-screen", "0", "900x700x24", "-nolisten", "tcp"]
+    server = subprocess.Popen(command, pass_fds=[write], stderr=subprocess.DEVNULL)
+    os.close(write)
+    with ended(server), os.fdopen(read) as pipe:
+        yield f":{pipe.readline().strip()}"
+
+
+@pytest.fixture
+def program(screen, tmp_path):
+    """`tabrt live` on that screen, in a folder of its own, with its window open."""
+    environment = os.environ | {"DISPLAY": screen, "PYTHONPATH": str(PROGRAM.parents[1])}
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/"
+    with ended(serve_film(url)):
+        wait_for_port(port)
+        command = [sys.executable, str(PROGRAM), "live", "--camera", url]
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+        with ended(process):
+            wait(lambda: screenshot(screen, tmp_path / ".screen.png").std() > 10)
+            yield process
+
+
+def xdotool(screen: str, *arguments: str) -> str:
+    command = ["xdotool", *arguments]
+    environment = os.environ | {"DISPLAY": screen}
+    return subprocess.run(command, env=environment, check=True, timeout=LIMIT, capture_output=True, text=True).stdout
+
+
+def key(screen: str, name: str) -> None:
+    window = xdotool(screen, "search", "--onlyvisible", "--name", "tabrt: ").split()[-1]
+    xdotool(screen, "windowfocus", "--sync", window, "key", "--clearmodifiers", name)
+
+
+def screenshot(screen: str, path: Path) -> np.ndarray:
+    command = ["ffmpeg", "-v", "error", "-y", "-f", "x11grab", "-video_size", "900x700", "-i", screen]
+    subprocess.run([*command, "-frames:v", "1", str(path)], check=True, timeout=LIMIT, stdin=subprocess.DEVNULL)
+    return cv2.imread(str(path))
+
+
+def wait(done) -> None:
+    until = time.monotonic() + LIMIT
+    while not done():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+class _ClientMessage(ctypes.Structure):
+    _fields_ = (
+        *(("type", ctypes.c_int), ("serial", ctypes.c_ulong), ("send_event", ctypes.c_int)),
+        *(("display", ctypes.c_void_p), ("window", ctypes.c_ulong), ("message_type", ctypes.c_ulong)),
+        *(("format", ctypes.c_int), ("data", ctypes.c_long * 20)),
+    )
+
+
+def close_window(screen: str, window: int) -> None:
+    """Ask the window to close, as a click on its cross does: the message that a window manager sends."""
+    x11 = ctypes.CDLL("libX11.so.6")
+    x11.XOpenDisplay.restype = ctypes.c_void_p
+    x11.XInternAtom.restype = ctypes.c_ulong
+    display = ctypes.c_void_p(x11.XOpenDisplay(screen.encode()))
+    protocols, close = (x11.XInternAtom(display, name, 0) for name in (b"WM_PROTOCOLS", b"WM_DELETE_WINDOW"))
+    message = _ClientMessage(type=33, window=window, message_type=protocols, format=32)
+    message.data[0] = close
+    x11.XSendEvent(display, ctypes.c_ulong(window), 0, ctypes.c_long(0), ctypes.byref(message))
+    x11.XCloseDisplay(display)
+
+
+@needs_screen
+def test_keys_in_a_real_window(screen, program, tmp_path):
+    plain = screenshot(screen, tmp_path / ".plain.png")
+    key(screen, "r")
+    key(screen, "h")
+    key(screen, "s")
+    wait(lambda: list(tmp_path.glob("tabrt-*.png")) and list(tmp_path.glob("tabrt-*.mp4")))
+    seen = screenshot(screen, tmp_path / ".help.png")
+    keep = os.environ.get("TABRT_SCREENSHOTS")
+    if keep:
+        shutil.copy(tmp_path / ".help.png", Path(keep) / "window.png")
+    assert (seen[:200, :300] != plain[:200, :300]).any()
+    key(screen, "q")
+    _, errors = program.communicate(timeout=LIMIT)
+    assert program.returncode == 0, errors
+    assert "Traceback" not in errors and "frames in" in errors
+    snapshot = cv2.imread(str(next(tmp_path.glob("tabrt-*.png"))))
+    assert snapshot.shape == (360, 640, 3)
+    with open_film(next(tmp_path.glob("tabrt-*.mp4"))) as film:
+        assert list(film)
+
+
+@needs_screen
+def test_closing_the_window_quits(screen, program):
+    close_window(screen, int(xdotool(screen, "search", "--onlyvisible", "--name", "tabrt: ").split()[-1]))
+    _, errors = program.communicate(timeout=LIMIT)
+    assert program.returncode == 0, errors
