@@ -1,7 +1,7 @@
 # Small commands for those who work on tabrt; the environment is the one that the README makes.
 PYTHON ?= .venv/bin/python
 
-.PHONY: style format test types
+.PHONY: style format test test-tensorrt
 
 style:
 	$(PYTHON) -m ruff check .
@@ -11,8 +11,11 @@ format:
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
-types:
-	$(PYTHON) -m mypy
-
 test:
 	$(PYTHON) -m pytest
+
+# Optional: real TensorRT engines of every variant, built without a GPU. Fetches 1.2 GB into an environment of its own.
+test-tensorrt:
+	python3 -m venv .venv-rtx
+	.venv-rtx/bin/pip install --quiet --editable '.[export]' torch-tensorrt-rtx==2.13.0 torch==2.13.0 pytest
+	.venv-rtx/bin/python -m pytest tests/test_tensorrt_build.py -v

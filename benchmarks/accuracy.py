@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.contract import ROOT, Report, markdown, pick
+from benchmarks.contract import LABELLED, ROOT, Report, markdown, pick
 from benchmarks.mesh_map import MeshMap
 from benchmarks.peers import MESH, Peer, open_peers, peer_68
 from benchmarks.plots import figure, ink, save
@@ -21,14 +21,13 @@ from training.evaluate import Judgement, figures, judge
 from training.sets import FaceSet, held_out, load_zip
 
 CACHE = ROOT / ".cache" / "faces"
-SHARED = ROOT.parent / "shared" / "faces"
 BORDER = 0.5  # of the picture, put around it where a peer finds no face: its detector may want to see more
 WRONG_FACE = 0.3  # overlap with the true box below which a peer has found another face
 
 
 def run(effort: str, model: str, faces: Path | None) -> Report:
     """Judge tabrt and every peer. faces: a folder in 300-W's layout, or one with human.zip."""
-    root = SHARED if faces is None else faces
+    root = LABELLED if faces is None else faces
     notes: list[str] = []
     engine = load_engine(model)
     found = _evenly(_load(root), pick(effort, None, 150, 6))
@@ -65,7 +64,7 @@ def _evenly(faces: FaceSet, count: int | None) -> FaceSet:
 
 def _training_part(root: Path, count: int) -> tuple[FaceSet, np.ndarray] | None:
     """Faces that no judgement is made on, with human 68 points: what fair mappings are learned from."""
-    source = next((folder for folder in (root, SHARED) if (folder / "human.zip").is_file()), None)
+    source = next((folder for folder in (root, LABELLED) if (folder / "human.zip").is_file()), None)
     if source is None or not count:
         return None
     faces, human = load_zip(source / "human.zip", CACHE)
@@ -149,7 +148,17 @@ def _judgement(faces: FaceSet, points: np.ndarray) -> Judgement:
     errors = np.full(len(faces), np.inf)
     errors[~missed] = np.nanmean(each[~missed], axis=1)
     nothing = np.zeros(points.shape[:2])
-    return Judgement(faces, [], points, points, nothing, each, errors, nothing.astype(bool))
+    return Judgement(
+        faces=faces,
+        perturbation=None,
+        crops=[],
+        own=points,
+        points=points,
+        confidence=nothing,
+        point_errors=each,
+        errors=errors,
+        covered=nothing.astype(bool),
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- account
@@ -205,8 +214,8 @@ def plots(report: Report, folder: Path) -> None:
     judgements = report.behind
     fig, (ax,) = figure(1, width=6.4, height=4.4)
     for (method, boxes, mapping), result in judgements.items():
-        errors = 100 * np.sort(result.errors)
-        share = 100 * np.arange(1, len(errors) + 1) / len(errors)
+        errors = 100 * np.sort([0.0, *result.errors])
+        share = 100 * np.arange(len(errors)) / (len(errors) - 1)
         style = {"truth": "--", "detector": "-"}[boxes] if mapping != "nearest vertex" else ":"
         ax.step(
             errors, share, style, where="post", color=ink(method), lw=1.4, label=f"{method}, {boxes} box, {mapping}"

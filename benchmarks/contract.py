@@ -23,9 +23,12 @@ Value = TypeVar("Value")
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
+LABELLED = ROOT.parent / "shared" / "faces"  # labelled faces, where no other folder is given
 EFFORTS = ("full", "quick", "smoke")
-PACKAGES = ("tabrt", "numpy", "opencv-contrib-python", "mediapipe", "onnxruntime", "openvino", "torch", "torch-tensorrt",
-            "torch-tensorrt-rtx", "av", "filterpy")  # fmt: skip
+PACKAGES = (
+    *("tabrt", "numpy", "opencv-contrib-python", "mediapipe", "av", "filterpy"),
+    *("onnxruntime", "openvino", "torch", "torch-tensorrt", "torch-tensorrt-rtx"),
+)
 BUSY = 0.3  # load a core before the start above which times are worth little
 
 

@@ -36,8 +36,13 @@ def _curves(results: dict, path: Path) -> None:
             ax.plot(point[key], point["jitter"], **_marker(name))
         ax.set_xlabel(label)
         ax.set_ylabel("jitter of a still face, % of eye distance")
-        ax.set_ylim(bottom=0)
-    axes[1].legend(fontsize=7.5, frameon=False, loc="upper right")
+        ax.set_yscale("log")
+        ax.set_yticks(ticks := [0.05, 0.1, 0.2, 0.5, 1.0, 2.0], [f"{tick:g}" for tick in ticks])
+        ax.minorticks_off()
+        shown = [*curves["tabrt"], *curves["chosen"].values()]
+        ax.set_ylim(0.8 * min(0.05, *_pairs(shown, key)[1]), 1.3 * max(_pairs(shown, key)[1]))
+        ax.set_xlim(right=1.3 * max(_pairs(shown, key)[0]))
+    fig.legend(*axes[0].get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside lower center", ncols=5)
     fig.suptitle("Steadiness against lag: below and to the left is better", fontsize=11)
     save(fig, path)
 
@@ -87,7 +92,7 @@ def _signals(films: Films, topology: str, path: Path) -> None:
         ax.set_title(title, fontsize=10)
         ax.set_ylabel(unit)
         ax.set_xlabel("time, s")
-    axes[0].legend(fontsize=7.5, frameon=False)
+    fig.legend(*axes[1].get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside lower center", ncols=4)
     save(fig, path)
 
 
@@ -102,11 +107,11 @@ def _around_a_blink(film) -> tuple[float, float]:
 
 
 def _rates(rates: dict[str, dict[str, dict]], path: Path) -> None:
-    fig, axes = figure(3, width=4.2, height=3.4)
+    fig, axes = figure(2, width=4.6, height=3.4)
     groups = [group.replace(", ", "\n") for group in next(iter(rates.values()), {})]
-    labels = {"lag": "lag at 1 Hz, ms", "to_90": "time to 90 % of a step, ms", "jitter": "jitter, % of eye distance"}
+    labels = {"lag": "lag at 1 Hz, ms", "jitter": "jitter, % of eye distance"}
     for ax, (key, unit) in zip(axes, labels.items(), strict=True):
         bars(ax, groups, {name: [row[key] for row in figures.values()] for name, figures in rates.items()}, unit)
-    axes[0].legend(fontsize=7.5, frameon=False)
-    fig.suptitle("The same film at other frame rates: lag should stay the same in milliseconds", fontsize=11)
+    fig.legend(*axes[0].get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside lower center", ncols=3)
+    fig.suptitle("The same film at other frame rates: lag should stay the same in milliseconds", fontsize=10)
     save(fig, path)

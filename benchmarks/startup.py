@@ -18,6 +18,7 @@ from tabrt.engine import available_threads, load_engine
 
 TARGET = 1.5  # s to the first frame, for the lite models
 PATIENCE = 300.0  # s
+LEAST = 3.0  # s of a warm run from which its growth can be told
 GROWTH = 5.0  # MiB a minute above which memory counts as growing
 
 
@@ -109,7 +110,8 @@ def memory_over_time(model: str, film: Path, folder: Path) -> dict:
         time.sleep(0.1)
     process.communicate()
     half = len(mib) // 2
-    slope = 60 * float(np.polyfit(seconds[half:], mib[half:], 1)[0]) if half >= 10 else None
+    long_enough = half and seconds[-1] - seconds[half] >= LEAST
+    slope = 60 * float(np.polyfit(seconds[half:], mib[half:], 1)[0]) if long_enough else None
     return {"seconds": seconds, "mib": mib, "peak_mib": max(mib, default=None), "slope_mib_a_minute": slope}
 
 

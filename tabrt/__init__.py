@@ -21,6 +21,7 @@ With a loop of your own: `tracker(tabrt.Frame(image, index, time))`, image uint8
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = ["Box", "Face", "Frame", "Scene", "TabrtError", "Tracker", "__version__", "load_engine"]
+
+# Nothing leaves the machine: newer ONNX Runtimes than tabrt asks for report usage to their maker unless told not to.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "Box": "tabrt.geometry",

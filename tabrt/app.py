@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -54,7 +55,7 @@ def video(
     draw: str = "points",
     codec: str | None = None,
     crf: int = 20,
-    **tracking: object,
+    **tracking: Any,
 ) -> Summary:
     """Track the faces of a film: `out` gets the film with them drawn, `landmarks` the numbers; either may be None.
 
@@ -165,7 +166,7 @@ def image(
     *,
     overlay: bool = True,
     draw: str = "points",
-    **tracking: object,
+    **tracking: Any,
 ) -> Summary:
     """Find the faces of pictures, each on its own; a folder stands for the pictures in it.
 
@@ -175,7 +176,8 @@ def image(
     pictures = _pictures(sources)
     targets = _targets(pictures, out)
     check_outputs(pictures, *targets, landmarks)
-    watch, problems = Stopwatch(), []
+    watch = Stopwatch()
+    problems: list[str] = []
     with ExitStack() as stack:
         boundaries = out is not None and overlay and draw == "boundaries"
         tracker = stack.enter_context(Tracker(boundaries=boundaries, **tracking))
@@ -293,7 +295,7 @@ def _passed_over(problems: list[str], count: int) -> str:
 # ----------------------------------------------------------------------------------------------------------- demo
 
 
-def demo(folder: str | Path = "tabrt-demo", **tracking: object) -> tuple[Summary, list[Path]]:
+def demo(folder: str | Path = "tabrt-demo", **tracking: Any) -> tuple[Summary, list[Path]]:
     """Run the main job on the film that ships with tabrt. Returns what was done, and the files it left in `folder`."""
     folder = Path(folder)
     try:
@@ -331,7 +333,7 @@ def _tile(frame: Frame, size: tuple[int, int]) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------------- checks
 
 
-def check_outputs(inputs: list[str] | list[Path], *outputs: str | Path | None) -> None:
+def check_outputs(inputs: Sequence[str | Path], *outputs: str | Path | None) -> None:
     """Raise TabrtError, before any work, for an output that cannot be written or that would destroy an input."""
     taken = {_identity(Path(path)) for path in inputs}
     for output in outputs:

@@ -271,6 +271,22 @@ def _exporter() -> Callable[..., object]:
 
 
 @app.command()
+def bench(
+    model: Model = None,
+    hourglasses: Hourglasses = None,
+    width: ModelWidth = None,
+    engine: EngineOption = "auto",
+    threads: Threads = None,
+) -> None:
+    """Measure how fast the network runs here."""
+    name = model_name(model, hourglasses, width)
+    from tabrt import bench as work
+
+    for line in work.bench(name, engine, threads):
+        print(line, flush=True)
+
+
+@app.command()
 def models() -> None:
     """List the models that ship with tabrt, their figures and licences."""
     from tabrt.doctor import cards

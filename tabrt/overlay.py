@@ -133,7 +133,7 @@ def _draw_points(ink: _Ink, face: Face, size: float) -> None:
     radius = max(0.55, size / 160)
     rim = min(1.0, radius / 2)  # dark, so that light points show on light skin
     radii = radius * (0.6 + 0.4 * alphas)
-    for (x, y), radius, alpha in zip(ink.place(face.points).tolist(), radii, alphas, strict=True):
+    for (x, y), radius, alpha in zip(ink.place(face.points).tolist(), radii.tolist(), alphas.tolist(), strict=True):
         cv2.circle(ink.shade, (x, y), round((radius + rim) * 2**SHIFT), 110 * alpha, -1, cv2.LINE_AA, SHIFT)
         cv2.circle(ink.alpha, (x, y), round(radius * 2**SHIFT), 255 * alpha, -1, cv2.LINE_AA, SHIFT)
 

@@ -13,17 +13,22 @@ from filterpy.kalman import KalmanFilter
 
 from tabrt.topology import WFLW98, Topology
 
-# Lengths are in units of the face's size: the distance of the outer eye corners of a frontal face.
-POINT_NOISE = 0.004  # standard deviation of a point of full confidence in the face's own frame
-POSE_NOISE = 0.0015  # of what all points share: the crop's own jitter
-POINT_DRIFT = 0.02  # 1/s³: spectral density of the acceleration that is always expected of a point within the face …
-POSE_DRIFT = 0.1  # … and of the face as a whole
-SOFT=False
-MOTION = 2.5  # an innovation above this many times its expected variance is motion, not noise
+# Lengths are in units of the face's size: the distance of the outer eye corners of a frontal face. The values are those
+# of the best curve of jitter against lag on still and moving faces.
+SIZE_PER_RADIUS = 1.56  # that size over the root mean square distance of the points from their mean
+POINT_NOISE = 0.004  # standard deviation of a point of full confidence in the face's own frame, before it is measured
+LEAST_NOISE, MOST_NOISE = 0.001, 0.01  # what may be measured
+NOISE_QUANTILE = 0.4  # of the frames: the stillest tell the noise
+NOISE_RATE = 0.1  # per frame, of the logarithm of its variance
+POSE_SHARE = 0.4  # noise of what all points share, the crop's own jitter, over that of a point
+POSE_DRIFT = 0.02  # 1/s³: spectral density of the acceleration always expected of the face …
+POINT_DRIFT = 5e-5  # … and of a point within the face: little, for what is more is told by the innovations
+MOTION = 4.0  # standard deviations above its expected square at which an innovation is motion, not noise
+LEANING = 0.4  # share of the newest innovation in their running mean, which tells slow motion
+STRONGEST = 8.0  # factor on the measured noise at strength 1; 2 at a half
 LONGEST_STEP = 0.5  # s: after a longer gap the filters start anew
-SIZE_PER_RADIUS = 1.56  # face size over the root mean square distance of its points from their mean
 LEAST_CONFIDENCE = 0.1
-POSITION = np.array([[1.0, 0.0]])  # what is measured of the state [position, velocity]
+MEASURED = np.array([[1.0, 0.0]])  # of the state [position, velocity]
 
 
 class Smoother:
@@ -33,100 +38,123 @@ class Smoother:
     """
 
     def __init__(self, strength: float = 0.5, topology: Topology = WFLW98):
-        self._noise = 1.05 * strength / (1.05 - strength)  # factor on the noise: 0, 0.95 at a half, 21 at 1
+        self._strength = STRONGEST * strength**2
         self._groups = motion_groups(topology)
-        self._pose: KalmanFilter | None = None
-        self._shapes: list[KalmanFilter] = []
         self._time = 0.0
+        self.reset()
 
     def reset(self) -> None:
         """Forget the frames so far."""
-        self._pose = None
+        self._pose: _Follower | None = None
 
     def __call__(self, points: np.ndarray, confidence: np.ndarray, time: float) -> np.ndarray:
         """Smoothed points (L, 2) of raw points (L, 2) with confidence (L,), seen at `time` seconds."""
-        if self._noise == 0:
+        if self._strength == 0:
             return points
         step, self._time = time - self._time, time
-        seen = points.astype(np.float64) @ (1, 1j)  # points as complex numbers: a similarity is one product
+        seen = points.astype(np.float64) @ np.array([1, 1j])  # as complex numbers: a similarity is one product
         if self._pose is None or not 0 <= step <= LONGEST_STEP:
             self._start(seen)
             return points
-        smooth = self._follow(seen, np.maximum(confidence, LEAST_CONFIDENCE), step)
+        smooth = self._follow(self._pose, seen, np.maximum(confidence, LEAST_CONFIDENCE), step)
         return np.stack([smooth.real, smooth.imag], axis=1).astype(points.dtype)
 
     def _start(self, seen: np.ndarray) -> None:
         centre = seen.mean()
-        size = SIZE_PER_RADIUS * np.sqrt((np.abs(seen - centre) ** 2).mean())
-        self._pose = _filter(np.array([centre, size]), POSE_NOISE * size)
-        self._shapes = [_filter((seen[group] - centre) / size, POINT_NOISE) for group in self._groups]
+        size = max(SIZE_PER_RADIUS * float(np.sqrt((np.abs(seen - centre) ** 2).mean())), 1e-6)
+        shape = (seen - centre) / size
+        self._variance = POINT_NOISE**2
+        self._before = [shape, shape]  # the last two frames, in the face's own frame
+        self._pose = _Follower(np.array([centre, size]), POSE_SHARE * POINT_NOISE * size)
+        self._shape = [_Follower(shape[group], POINT_NOISE) for group in self._groups]
 
-    def _follow(self, seen: np.ndarray, confidence: np.ndarray, step: float) -> np.ndarray:
-        size = abs(_position(self._pose)[1])
+    def _follow(self, pose: _Follower, seen: np.ndarray, confidence: np.ndarray, step: float) -> np.ndarray:
+        size = max(abs(pose.position[1]), 1e-6)
+        pose.predict(POSE_DRIFT * size**2, step)
         shape = np.empty_like(seen)
-        for group, kalman in zip(self._groups, self._shapes, strict=True):
-            _predict(kalman, POINT_DRIFT, step)
-            shape[group] = _position(kalman)
-        _predict(self._pose, POSE_DRIFT * size**2, step)
+        for group, follower in zip(self._groups, self._shape, strict=True):
+            follower.predict(POINT_DRIFT, step)
+            shape[group] = follower.position
         offset, turn = fit_similarity(shape, seen, confidence)
-        _update(self._pose, np.array([offset, turn]), (self._noise * POSE_NOISE * size) ** 2, step)
-        inside = (seen - offset) / turn  # in the face's own frame
-        for group, kalman in zip(self._groups, self._shapes, strict=True):
-            deviation = self._noise * POINT_NOISE / confidence[group].mean()
-            _update(kalman, inside[group], deviation**2, step)
-            shape[group] = _position(kalman)
-        offset, turn = _position(self._pose)
+        inside = (seen - offset) / turn if turn else shape  # in the face's own frame
+        self._measure_noise(inside, confidence)
+        variance = self._strength**2 * self._variance
+        pose.update(np.array([offset, turn]), variance * (POSE_SHARE * size) ** 2, step)
+        for group, follower in zip(self._groups, self._shape, strict=True):
+            follower.update(inside[group], variance / confidence[group].mean() ** 2, step)
+            shape[group] = follower.position
+        offset, turn = pose.position
         return offset + turn * shape
+
+    def _measure_noise(self, inside: np.ndarray, confidence: np.ndarray) -> None:
+        """Follow the variance of a point of full confidence, which differs between cameras and faces.
+
+        The second difference of white noise has six times its variance; that of steady motion is nothing. The median
+        of the groups leaves out a talking mouth, the quantile over time a turning head.
+        """
+        bend = np.abs((inside - 2 * self._before[1] + self._before[0]) * confidence) ** 2 / 12
+        self._before = [self._before[1], inside]
+        louder = np.median([bend[group].mean() for group in self._groups]) > self._variance
+        change = NOISE_RATE * (NOISE_QUANTILE if louder else NOISE_QUANTILE - 1)
+        self._variance = float(np.clip(self._variance * np.exp(change), LEAST_NOISE**2, MOST_NOISE**2))
+
+
+class _Follower:
+    """A constant-velocity filter on complex numbers (N,) that share one covariance: its state is (2, 2N)."""
+
+    def __init__(self, position: np.ndarray, deviation: float):
+        flat = np.ascontiguousarray(position).view(np.float64)
+        self._kalman = KalmanFilter(dim_x=2, dim_z=1)
+        self._kalman.x = np.stack([flat, np.zeros_like(flat)])
+        self._kalman.P = np.diag([deviation**2, deviation**2])
+        self._leaning = np.zeros((1, flat.size))  # running mean of the innovations
+
+    @property
+    def position(self) -> np.ndarray:
+        return np.ascontiguousarray(self._kalman.x[0]).view(np.complex128)
+
+    def predict(self, drift: float, step: float) -> None:
+        """Move on by a time step in seconds; the velocity wanders as by white-noise acceleration."""
+        noise = drift * np.array([[step**3 / 3, step**2 / 2], [step**2 / 2, step]])
+        self._kalman.predict(F=np.array([[1.0, step], [0.0, 1.0]]), Q=noise)
+
+    def update(self, position: np.ndarray, variance: float, step: float) -> None:
+        """Take in a measurement with this variance of noise.
+
+        Where the innovation is too large for noise, or leans to one side for too long, the velocity was not what it was
+        thought to be: its variance is raised to what explains the innovation, and the gain tends to 1.
+        """
+        measured = np.ascontiguousarray(position).view(np.float64)[None]
+        innovation = measured - self._kalman.x[:1]
+        expected = self._kalman.P[0, 0] + variance
+        self._leaning += LEANING * (innovation - self._leaning)
+        surplus = float((innovation**2).mean()) - expected
+        share = LEANING / (2 - LEANING)  # variance of the running mean over that of its terms
+        lean = float((self._leaning**2).mean()) - share * expected
+        limit = MOTION * np.sqrt(2 / measured.size) * expected
+        if surplus > limit or lean > share * limit:
+            reach = np.array([1.0, 1 / step if step > 0 else 0.0])
+            self._kalman.P = self._kalman.P + max(surplus, lean) * np.outer(reach, reach)
+            self._leaning[:] = 0
+        self._kalman.update(measured, R=variance, H=MEASURED)
 
 
 def motion_groups(topology: Topology) -> list[np.ndarray]:
-    """Points that move together: each brow, eye, the nose, the lips, thirds of the jaw, and the points on no boundary."""
+    """Points that move together: a brow, an eye, the nose, the lips, a third of the jaw, and those on no boundary."""
     groups: dict[str, list[int]] = {}
     for name, line in topology.boundaries.items():
-        part = "lips" if "lip" in name else name.removesuffix(" upper").removesuffix(" lower").removesuffix(" bridge")
-        groups.setdefault(part.removesuffix(" base"), []).extend(line)
-    found = [np.unique(group) for name, group in groups.items() if name != "jaw"]
-    jaw = np.array_split(np.array(groups.get("jaw", []), int), 3)
-    rest = np.setdiff1d(np.arange(topology.points), np.concatenate([*found, *jaw]))
-    return [group for group in (*jaw, *found, rest) if len(group)]
+        part = "lips" if "lip" in name else name.rsplit(maxsplit=1)[0]  # "left eye upper" is of "left eye"
+        groups.setdefault(part, []).extend(line)
+    jaw = np.array_split(np.array(groups.pop("jaw", []), int), 3)
+    found = [*jaw, *(np.unique(group) for group in groups.values())]
+    rest = np.setdiff1d(np.arange(topology.points), np.concatenate(found))
+    return [group for group in (*found, rest) if len(group)]
 
 
 def fit_similarity(source: np.ndarray, target: np.ndarray, weights: np.ndarray) -> tuple[complex, complex]:
-    """The offset and turn that carry complex points source (L,) nearest to target (L,): target ≈ offset + turn·source."""
+    """Offset and turn that carry complex points source (L,) nearest to target (L,): target ≈ offset + turn·source."""
     weights = weights / weights.sum()
     centre, goal = weights @ source, weights @ target
     arms = source - centre
     turn = (weights * arms.conj()) @ (target - goal) / max((weights * np.abs(arms) ** 2).sum(), 1e-12)
     return goal - turn * centre, turn
-
-
-def _filter(position: np.ndarray, deviation: float) -> KalmanFilter:
-    """A constant-velocity filter at rest on complex numbers (N,): state (2, 2N), one covariance for all."""
-    kalman = KalmanFilter(dim_x=2, dim_z=1)
-    flat = np.ascontiguousarray(position).view(np.float64)
-    kalman.x = np.stack([flat, np.zeros_like(flat)])
-    kalman.P = np.diag([deviation**2, deviation**2])
-    return kalman
-
-
-def _position(kalman: KalmanFilter) -> np.ndarray:
-    return np.ascontiguousarray(kalman.x[0]).view(np.complex128)
-
-
-def _predict(kalman: KalmanFilter, drift: float, step: float) -> None:
-    """Move on by a time step. Q is that of a velocity that wanders as white-noise acceleration."""
-    noise = drift * np.array([[step**3 / 3, step**2 / 2], [step**2 / 2, step]])
-    kalman.predict(F=np.array([[1.0, step], [0.0, 1.0]]), Q=noise)
-
-
-def _update(kalman: KalmanFilter, position: np.ndarray, variance: float, step: float) -> None:
-    """Take in a measurement. Where the innovation is too large for noise, the velocity was not what it was thought to
-    be: its variance is raised to what explains the innovation, so that the gain tends to 1."""
-    measured = np.ascontiguousarray(position).view(np.float64)[None]
-    surprise = float(((measured - kalman.x[:1]) ** 2).mean())
-    expected = kalman.P[0, 0] + variance
-    usual = expected * (1 + MOTION * np.sqrt(2 / measured.size))
-    if surprise > usual:
-        reach = np.array([1.0, 1 / step if step > 0 else 0.0])
-        kalman.P = kalman.P + (surprise - (usual if SOFT else expected)) * np.outer(reach, reach)
-    kalman.update(measured, R=variance, H=POSITION)

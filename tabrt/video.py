@@ -182,7 +182,7 @@ class Film:
             try:
                 yield from self._container.demux(streams)
                 return
-            except FFmpegError as problem:
+            except (FFmpegError, IndexError) as problem:  # IndexError: damage that looks like a new stream
                 if _is_url(self.source):
                     raise TabrtError(f"{self.name} stopped sending ({_reason(problem)}); check the network") from None
                 yield None
@@ -522,10 +522,13 @@ class FilmWriter:
         return stream
 
     def _add_track(self, container: av.container.OutputContainer, stream: av.AudioStream, number: int) -> None:
+        if stream.codec_context is None or not stream.rate or not stream.channels:
+            self.notes.append(f"sound track {number} is left out: it is damaged, or of an unknown codec")
+            return
         suffix = self.path.suffix.lower()
-        codec = stream.codec_context.codec.canonical_name if stream.codec_context else "an unknown codec"
+        codec = stream.codec_context.codec.canonical_name
         copied = _COPIED[suffix]
-        if stream.codec_context is not None and (copied is None or codec in copied):
+        if copied is None or codec in copied:
             try:
                 self._tracks[stream.index] = _Copy(container, stream)
                 return
@@ -535,7 +538,7 @@ class FilmWriter:
         try:
             self._tracks[stream.index] = _Transcode(container, stream, new)
             self.notes.append(f"sound track {number} becomes {new}: {codec} is not for {suffix}")
-        except (FFmpegError, ValueError, AttributeError):
+        except (FFmpegError, ValueError):
             self.notes.append(f"sound track {number} is left out: {codec} cannot be decoded")
 
     def __enter__(self) -> FilmWriter:

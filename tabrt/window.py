@@ -67,7 +67,8 @@ class Window:
         if self._picture is not None:
             self._size(self._picture)
             cv2.imshow(self._title, annotated(self._picture, (*lines, *(HELP if controls.help else ()))))
-        press(cv2.waitKey(1), controls)
+        while (key := cv2.waitKey(1)) != -1:  # all that were pressed since the last frame
+            press(key, controls)
         if self._picture is not None and self._closed():
             controls.quit = True
 

@@ -37,7 +37,7 @@ def environment(**changes: str) -> dict[str, str]:
 def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
     """Run `tabrt` in an empty folder to its end: run("video", "in.mp4", …)."""
 
-    def run(*arguments: object, timeout: float = 120, **options) -> subprocess.CompletedProcess:
+    def run(*arguments: object, timeout: float = 300, **options) -> subprocess.CompletedProcess:
         options.setdefault("env", environment())
         options.setdefault("stdin", subprocess.DEVNULL)
         words = [*command(), *map(str, arguments)]

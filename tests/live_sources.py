@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from tabrt.engine import FakeEngine
 from tabrt.faces import Face, Frame, Scene
@@ -103,6 +102,8 @@ def free_port(kind: int = socket.SOCK_STREAM) -> int:
 def serve_film(url: str, film: Path = FILM) -> subprocess.Popen:
     """ffmpeg sending a film in real time, again and again, as HTTP MJPEG or H.264 over UDP."""
     if shutil.which("ffmpeg") is None:
+        import pytest  # not at the top: the programs under test need no test runner
+
         pytest.skip("ffmpeg is not installed (apt install ffmpeg)")
     if url.startswith("http"):
         form = ["-f", "mpjpeg", "-q:v", "5", "-listen", "1"]
@@ -113,13 +114,13 @@ def serve_film(url: str, film: Path = FILM) -> subprocess.Popen:
     return subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
 
-def wait_for_port(port: int, seconds: float = 10.0) -> None:
+def wait_for_port(port: int, seconds: float = 60.0) -> None:
     """Until somebody listens; told by the system's list, for a server of one visitor must not be visited."""
     listening = f":{port:04X} 00000000:0000 0A"
     until = time.monotonic() + seconds
     while listening not in Path("/proc/net/tcp").read_text():
         if time.monotonic() > until:
-            pytest.fail(f"nobody listens on port {port}")
+            raise TimeoutError(f"nobody listens on port {port}")
         time.sleep(0.02)
 
 

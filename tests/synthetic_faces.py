@@ -22,7 +22,7 @@ def drawn_points(topology: Topology = WFLW98) -> np.ndarray:
     points[:33] = _arc((160, 150), (95, 115), np.linspace(np.pi, 0, 33))
     for first, x, order in ((33, 115, 1), (42, 205, -1)):
         upper = np.stack([np.linspace(x - 28, x + 28, 5), [108, 102, 100, 102, 106][::order]], axis=1)
-        lower = upper[1:] + (0, 8) if order == 1 else upper[:-1] + (0, 8)
+        lower = (upper[1:] if order == 1 else upper[:-1]) + np.array([0, 8])
         points[first : first + 9] = np.concatenate([upper, lower[::-1]])
     points[51:55] = np.stack([np.full(4, 160), np.linspace(130, 180, 4)], axis=1)
     points[55:60] = np.stack([np.linspace(142, 178, 5), [188, 193, 195, 193, 188]], axis=1)

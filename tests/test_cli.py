@@ -55,7 +55,7 @@ def assert_one_line(done: subprocess.CompletedProcess, *words: str) -> None:
 def tracked(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, subprocess.CompletedProcess]]:
     folder = tmp_path_factory.mktemp("tracked")
     words = [*command(), "video", str(clip), "--out", "out.mp4", "--landmarks", "out.jsonl"]
-    done = subprocess.run(words, cwd=folder, env=environment(), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(words, cwd=folder, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     yield folder, done
 
@@ -84,7 +84,8 @@ def test_the_face_is_drawn_where_the_landmarks_are(tracked, clip: Path):
     left, top, right, bottom = lines[-1]["faces"][0]["box"]
     rows, columns = np.nonzero(changed)
     assert len(rows) > 200
-    assert np.mean((columns > left - 8) & (columns < right + 8) & (rows > top - 20) & (rows < bottom + 20)) > 0.95
+    label = 0.5 * (bottom - top)  # the id stands above the face
+    assert np.mean((columns > left - 8) & (columns < right + 8) & (rows > top - label) & (rows < bottom + 8)) > 0.95
 
 
 def test_the_landmark_file_has_a_line_a_frame(tracked, clip: Path):
@@ -178,7 +179,7 @@ def test_one_picture_to_one_file(run: Run, clip: Path, tmp_path: Path):
 
 def test_version_and_help(run: Run):
     assert run("--version").stdout == f"tabrt {__version__}\n"
-    for name in ("video", "image", "demo", "export", "models", "doctor"):
+    for name in ("live", "video", "image", "export", "bench", "models", "doctor", "demo"):
         assert name in run("--help").stdout
     assert "--landmarks" in run("video", "--help").stdout
 
@@ -379,7 +380,7 @@ def _started(folder: Path) -> subprocess.Popen:
     """A run on the whole film that has written a few lines."""
     words = [*command(), "video", str(CLIP), "--out", "out.mp4", "--landmarks", "out.jsonl"]
     process = subprocess.Popen(words, cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         landmarks = folder / "out.jsonl"
         if landmarks.exists() and landmarks.read_bytes().count(b"\n") > 60:
@@ -393,7 +394,7 @@ def _started(folder: Path) -> subprocess.Popen:
 def test_a_signal_closes_the_files(tmp_path: Path, number: int, code: int):
     process = _started(tmp_path)
     process.send_signal(number)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == code
     assert "Traceback" not in said
     times = picture_times(tmp_path / "out.mp4")
@@ -419,7 +420,7 @@ def test_a_stuck_standard_input_does_not_keep_it_from_quitting(tmp_path: Path):
     process = subprocess.Popen(words, cwd=tmp_path, env=environment(), stdin=read_end, stderr=subprocess.PIPE)
     time.sleep(3)
     process.terminate()
-    assert process.wait(timeout=20) == 143
+    assert process.wait(timeout=120) == 143
     os.close(write_end)
 
 
@@ -431,5 +432,5 @@ def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: Path, clip: Path):
     assert json.loads(process.stdout.readline())["format"] == "tabrt-landmarks"
     process.stdout.close()
     said = process.stderr.read()
-    assert process.wait(timeout=60) == 1
+    assert process.wait(timeout=120) == 1
     assert len(said.splitlines()) == 1 and "Traceback" not in said

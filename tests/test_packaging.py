@@ -19,8 +19,8 @@ import tabrt
 
 # A module imports only from those before it.
 ORDER = (
-    *("errors", "geometry", "topology", "heatmaps", "faces", "metrics", "engine", "engines", "network"),
-    *("detector", "smoothing", "video", "ahead", "tracker", "overlay", "records"),
+    *("errors", "geometry", "topology", "heatmaps", "faces", "metrics", "detector", "engine", "network", "engines"),
+    *("smoothing", "video", "ahead", "tracker", "overlay", "records"),
     *("cameras", "camera", "status", "outputs", "window", "web", "serve"),
     *("progress", "doctor", "app", "live", "bench", "cli", "__main__"),
 )
@@ -188,11 +188,13 @@ def _attempts(words: list[str], folder: Path) -> int | None:
     """Packets that a command tried to send; None where that cannot be counted."""
     count = "import json, sys; print(json.dumps([open('/proc/net/snmp').read(), open('/proc/net/snmp6').read()]))"
     script = f'"$@" >/dev/null 2>&1; exec {sys.executable} -c "{count}"'
+    # Some packages send nothing where they see that they are tested.
+    outside = {name: value for name, value in environment().items() if name not in ("CI", "PYTEST_CURRENT_TEST")}
     isolated = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--net", "--map-root-user"]
     try:
         done = subprocess.run(
             [*isolated, "sh", "-c", script, "sh", *words],
-            **{"cwd": folder, "env": environment(), "capture_output": True, "text": True, "timeout": 120},
+            **{"cwd": folder, "env": outside, "capture_output": True, "text": True, "timeout": 300},
         )
         old, new = json.loads(done.stdout)
     except (OSError, ValueError):

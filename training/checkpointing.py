@@ -80,7 +80,7 @@ def _difference(found: object, expected: str) -> str:
         other = theirs.get(group)
         if other != values and isinstance(values, dict) and isinstance(other, dict):
             key = next(key for key in {**values, **other} if values.get(key) != other.get(key))
-            return f"{group}, {key}: {other.get(key)}, not {values.get(key)}"
+            return f"{group}, {key}: {str(other.get(key))[:60]}, not {str(values.get(key))[:60]}"
         if other != values:
             return f"{group}: {other}, not {values}"
     return "its fields differ"

@@ -22,6 +22,7 @@ from training.sets import FaceSet, held_out, shared_faces, shared_validation
 _SUFFIXES = (".jpg", ".png", ".jpeg", ".bmp")
 _WFLW_SUBSETS = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")
 _WFLW_CSV_SUBSETS = ("largepose", "expression", "illumination", "makeup", "occlusion", "blur")
+_AFLW_TRAINING = 20_000  # the first of the order that AFLWinfo_release.mat gives; the rest are for testing
 _BOX_SIZE = "√(width · height) of the face box"
 
 
@@ -252,8 +253,7 @@ def aflw(root: Path, part: str) -> FaceSet:
     names = np.array([_text(name) for name in listed_names.ravel()])
     if len(names) != count or sorted(order) != list(range(count)):
         raise TabrtError(f"{path}: nameList and ra must have {count} entries, ra every number from 1 once")
-    # The split is that of the file's authors: the first 20,000 of its order train, the rest test.
-    of = order[:20_000] if part == "train" else order[20_000:]
+    of = order[:_AFLW_TRAINING] if part == "train" else order[_AFLW_TRAINING:]
     left, right, top, bottom = np.asarray(boxes, np.float64)[of].T
     points = np.asarray(data, np.float32)[of].reshape(-1, 2, 19).transpose(0, 2, 1)
     subsets = {"frontal": np.asarray(visible)[of].all(axis=1)} if part == "test" else {}

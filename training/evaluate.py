@@ -66,7 +66,8 @@ def judge(faces: FaceSet, engine: Engine, detector: Boxer | None = None, perturb
         batch = range(first, min(first + _BATCH, len(faces)))
         for i in batch:
             crop = _place(faces, i, engine.card.crop_margin, detector)
-            crops.append(crop and moved(perturbation, crop, np.random.default_rng((i, 0))))
+            rng = np.random.default_rng((i, 0))
+            crops.append(crop and moved(perturbation, crop, rng, engine.card.crop_margin))
         found = [i for i in batch if crops[i] is not None]
         if not found:
             continue
@@ -191,7 +192,7 @@ def _share_lower(low: np.ndarray, high: np.ndarray) -> float:
 
 def protocol(faces: FaceSet, engine: Engine, detected: bool) -> str:
     """One line that says how the figures were measured."""
-    given = "the list's boxes" if faces.boxes is not None else "boxes of the labelled points"
+    given = "boxes of the labelled points" if faces.boxes is None else faces.boxed
     boxes = "boxes of tabrt's detector on the whole picture" if detected else given
     line = f"{faces.name}: {boxes}, margin {engine.card.crop_margin}, {faces.topology.name}, {faces.normaliser}"
     if engine.card.topology != faces.topology.name:

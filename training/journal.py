@@ -28,13 +28,13 @@ class Journal:
         self.bar = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
             TimeRemainingColumn(), TextColumn("{task.fields[told]}"),
-            disable=not (shown and sys.stderr.isatty()), redirect_stdout=False,
+            disable=not (shown and sys.stdout.isatty()), redirect_stdout=False,
         )  # fmt: skip
         self._task = None
 
     def say(self, text: str) -> None:
         if self.shown:
-            self.bar.console.print(text, highlight=False, soft_wrap=True)
+            self.bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def begin(self, phase: int, step: int, steps: int) -> None:
         self.phase, self.steps = phase, steps
@@ -79,9 +79,11 @@ def curves(rows: list[dict]) -> bytes:
         for phase in sorted({row["phase"] for row in rows}):
             part = [row for row in rows if row["phase"] == phase]
             faces = np.array([row["faces"] for row in part]) + before
-            axes.plot(faces, [row.get(name, np.nan) for row in part], ".-", label=f"phase {phase}")
+            values = np.array([row.get(name, np.nan) for row in part])
+            if (values > 0).any():  # a loss that the phase does not train is 0
+                axes.semilogy(faces, values, ".-", label=f"phase {phase}")
             before = faces[-1]
-        axes.set(ylabel=name, yscale="log")
+        axes.set(ylabel=name)
         axes.grid(alpha=0.3, which="both")
     panels[0].legend()
     panels[-1].set_xlabel("faces seen")

@@ -18,12 +18,12 @@ PERTURBATIONS = {
 }
 
 
-def moved(name: str | None, crop: Crop, rng: np.random.Generator) -> Crop:
-    """The crop that the network is given instead."""
+def moved(name: str | None, crop: Crop, rng: np.random.Generator, margin: float = 1.25) -> Crop:
+    """The crop that the network is given instead. margin: of the crop over its box."""
     if name == "roll":
         return replace(crop, roll=crop.roll + float(rng.choice((-1, 1))) * np.pi / 4)
     if name == "boxes":
-        x, y = np.asarray(crop.centre) + rng.uniform(-0.1, 0.1, 2) * crop.side
+        x, y = np.asarray(crop.centre) + rng.uniform(-0.1, 0.1, 2) * crop.side / margin
         return replace(crop, centre=(float(x), float(y)), side=crop.side * float(rng.uniform(0.9, 1.1)))
     return crop
 

@@ -14,6 +14,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import secrets
 import tempfile
 import threading
@@ -288,7 +289,7 @@ def compile_settings(precision: str, float_parts: tuple[str, ...]) -> dict[str, 
     """
     settings: dict[str, Any] = {"min_block_size": 1, "require_full_compilation": True, "disable_tf32": True}
     if precision == "fp16":
-        kept = [rf"network\.{part.replace('.', chr(92) + '.')}" for part in float_parts]
+        kept = [rf"{re.escape(f'network.{part}')}(\.|$)" for part in float_parts]
         settings |= {
             "enable_autocast": True,
             "autocast_low_precision_type": torch.float16,

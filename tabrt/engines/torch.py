@@ -18,7 +18,7 @@ try:
 except ModuleNotFoundError as error:
     if (error.name or "").startswith("tabrt"):
         raise
-    raise EngineUnavailable(f"engine torch needs {error.name}; run: pip install 'tabrt[torch]'") from error
+    raise EngineUnavailable(f"engine torch needs {error.name}; run: pip install 'tabrt[export]'") from error
 
 
 def load(path: Path, threads: int | None = None) -> TorchEngine:

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -175,7 +176,9 @@ def _read_pickle(path: Path) -> object:
             if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
                 raise TabrtError(f"{path} unpacks to more than {MAX_BYTES:,} bytes; it is no checkpoint")
     try:
-        with torch.serialization.safe_globals(NUMPY_SCALARS):  # training fields may be numpy's numbers
+        # Training fields may be numpy's numbers. What torch has to warn of comes as an error or does not matter.
+        with torch.serialization.safe_globals(NUMPY_SCALARS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise TabrtError(f"{path} holds more than weights, or is truncated; it was not opened for safety") from error

@@ -9,7 +9,7 @@ import logging
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -108,25 +108,45 @@ def export_onnx(
     crops: uint8 (N, 256, 256, 3) RGB to check on, and to calibrate int8 with; None for those of `sample_crops`.
     Raises TabrtError where the points move further than BOUNDS allows.
     """
-    _require_one_of("precision", precision, PRECISIONS)
     crops = sample_crops() if crops is None else crops
+    converted = convert(checkpoint, precision, crops, calibration=crops)
+    if not converted.accepted:
+        raise TabrtError(
+            f"{precision} moves points by up to {converted.shift.worst:.2f} px of 256; at most {BOUNDS[precision]} is "
+            "allowed: export with --precision fp32"
+        )
+    write_atomically(out, converted.data)
+    size = len(converted.data)
+    return Report(Path(out), "onnx", precision, size, converted.shift, len(crops), converted.float_layers)
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A serialised ONNX model, and how it compares with torch float32."""
+
+    data: bytes
+    card: ModelCard
+    shift: Shift
+    accepted: bool
+    float_layers: tuple[str, ...]  # left in float32 for the sake of accuracy
+
+
+def convert(checkpoint: str | Path, precision: str, crops: np.ndarray, calibration: np.ndarray) -> Converted:
+    """Checkpoint to an ONNX model, compared with torch float32 on crops; int8 is calibrated on `calibration`."""
+    _require_one_of("precision", precision, PRECISIONS)
     network, card = load_checkpoint(checkpoint)
-    truth = torch_maps(network, crops)[0]
     card = replace(card, precision=precision)
+    truth = torch_maps(network, crops)[0]
     model, float_layers = to_onnx(network), ()
     if precision == "fp16":
         model, float_layers = to_half(model, truth, crops, card)
     if precision == "int8":
-        model = to_int8(model, crops)
+        model = to_int8(model, calibration)
     write_card(model, card)
     data = model.SerializeToString()
     onnx.checker.check_model(data, full_check=True)
     shift = Shift.between(truth, onnx_maps(data, crops), card)
-    if not _accepted(shift, truth, precision):
-        raise TabrtError(f"{precision} moves points by up to {shift.worst:.2f} px of 256; at most {BOUNDS[precision]} "
-                         "is allowed: export with --precision fp32")  # fmt: skip
-    write_atomically(out, data)
-    return Report(Path(out), "onnx", precision, len(data), shift, len(crops), float_layers)
+    return Converted(data, card, shift, _accepted(shift, truth, precision), float_layers)
 
 
 def export_tensorrt(checkpoint: Path, out: str | Path, precision: str) -> Report:
@@ -204,7 +224,9 @@ def _name_nodes(model: onnx.ModelProto) -> None:
 def write_card(model: onnx.ModelProto, card: ModelCard) -> None:
     """Put the card into a model's metadata, in place of whatever was there."""
     del model.metadata_props[:]
-    onnx.helper.set_model_props(model, {CARD_KEY: card.to_json()})
+    # The engines refuse a file with this word, ONNX's name for data outside it: in a card it stands escaped.
+    text = card.to_json().replace("location", r"\u006cocation")
+    onnx.helper.set_model_props(model, {CARD_KEY: text})
 
 
 def to_half(
@@ -217,21 +239,26 @@ def to_half(
     """
     too_large = overflowing_layers(model, crops)
     for parts in HALF_PARTS:
-        prefixes = ("normalise", *(f"network.{part}" for part in parts))
+        prefixes = tuple(f"network.{part}{end}" for part in parts for end in "./")
         kept = [node.name for node in model.graph.node if node.name in too_large or node.name.startswith(prefixes)]
-        half = _half(model, kept)
+        half = half_but(model, kept)
         shift = Shift.between(truth, onnx_maps(half.SerializeToString(), crops), card)
         if shift.worst <= BOUNDS["fp16"]:
-            return half, tuple(name for name in kept if not name.startswith("normalise"))
-    raise TabrtError(f"half precision moves points by {shift.worst:.2f} px of 256, whichever layers stay in float32; "
-                     "export with --precision fp32")  # fmt: skip
+            return half, tuple(kept)
+    raise TabrtError(
+        f"half precision moves points by {shift.worst:.2f} px of 256, whichever layers stay in float32; export with "
+        "--precision fp32"
+    )
 
 
-def _half(model: onnx.ModelProto, kept: list[str]) -> onnx.ModelProto:
+def half_but(model: onnx.ModelProto, kept: Sequence[str]) -> onnx.ModelProto:
+    """A float32 model in float16, but for its inputs and outputs, the normalisation, and the nodes `kept`."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
+    normalisation = [node.name for node in model.graph.node if node.name.startswith("normalise")]
     with _quiet():
-        return convert_float_to_float16(copy.deepcopy(model), keep_io_types=True, node_block_list=kept)
+        blocked = [*normalisation, *kept]
+        return convert_float_to_float16(copy.deepcopy(model), keep_io_types=True, node_block_list=blocked)
 
 
 def overflowing_layers(model: onnx.ModelProto, crops: np.ndarray) -> set[str]:

@@ -48,7 +48,9 @@ def sample_crops(count: int = SAMPLE) -> np.ndarray:
     try:
         with open_film(DEMO_FILM) as film:
             for frame in film:
-                if frame.index % STEP == 0 and len(crops) < count:
+                if len(crops) >= count:
+                    break
+                if frame.index % STEP == 0:
                     boxes = detector(frame.image, 1)
                     crops += [_varied(Crop.around(box), spread).cut(frame.image) for box in boxes]
     finally:

@@ -1,0 +1,1 @@
+"""The workshop that turns checkpoints into shipped models, and shows that they compute the same."""

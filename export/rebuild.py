@@ -1,0 +1,85 @@
+"""Every shipped model in every precision, from its checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tabrt.engine import MODEL_FOLDER, MODELS, PRECISIONS
+from tabrt.errors import TabrtError
+from tabrt.geometry import Box, Crop
+from tabrt.network.checkpoint import write_atomically
+from tabrt.network.export import convert
+from tabrt.network.parity import BOUNDS, sample_crops
+from training.sets import shared_faces
+
+CALIBRATION_FACES = 256
+CACHE = Path(".cache/faces")  # of decoded pictures
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One model in one precision. `path` is None where it could not be made; `note` says what is to be known."""
+
+    name: str
+    checkpoint: Path
+    precision: str
+    path: Path | None
+    note: str = ""
+
+
+def checkpoints(what: str) -> list[Path]:
+    """The checkpoints meant by `all`, a model's name, or a file. Raises TabrtError where there is none."""
+    names = list(MODELS) if what == "all" else [what]
+    paths = [MODEL_FOLDER / f"{name}.safetensors" if name in MODELS else Path(name) for name in names]
+    found = [path for path in paths if path.is_file()]
+    if not found or (what != "all" and len(found) < len(paths)):
+        raise TabrtError(f"there is no checkpoint {paths[0]}; give all, one of {', '.join(MODELS)}, or a file")
+    return found
+
+
+def rebuild(paths: list[Path], out: Path, faces: Path | None) -> list[Variant]:
+    """Convert checkpoints to every precision. int8 is calibrated on `faces`, or on the demo film without them."""
+    crops = sample_crops()
+    calibration = crops if faces is None else calibration_crops(faces)
+    return [_variant(path, precision, out, crops, calibration) for path in paths for precision in PRECISIONS]
+
+
+def _variant(checkpoint: Path, precision: str, out: Path, crops: np.ndarray, calibration: np.ndarray) -> Variant:
+    name = checkpoint.stem
+    path = out / (f"{name}.onnx" if precision == "fp32" else f"{name}-{precision}.onnx")
+    try:
+        converted = convert(checkpoint, precision, crops, calibration)
+    except TabrtError as problem:
+        print(f"{path}: {problem}", flush=True)
+        return Variant(name, checkpoint, precision, None, str(problem))
+    write_atomically(path, converted.data)
+    notes = [f"{len(converted.float_layers)} layers in float32"] if converted.float_layers else []
+    if not converted.accepted:
+        notes.append(f"worst point beyond {BOUNDS[precision]} px")
+    shift = converted.shift
+    print(f"{path}: worst {shift.worst:.4f} px, median {shift.median:.4f} px {'; '.join(notes)}", flush=True)
+    return Variant(name, checkpoint, precision, path, "; ".join(notes))
+
+
+def calibration_crops(faces: Path, count: int = CALIBRATION_FACES) -> np.ndarray:
+    """Crops uint8 (count, 256, 256, 3) RGB spread over all sets of faces, none of them kept for validation."""
+    sets, _ = shared_faces(faces, CACHE)
+    each = -(-count // len(sets))
+    crops = []
+    for part in sets.values():
+        for index in np.unique(np.linspace(0, len(part) - 1, each).astype(int)):
+            crop = Crop.around(Box.of(part.points[index]))
+            crops.append(crop.cut(part.read(int(index))))
+    return np.stack(crops[:count])
+
+
+def ship(variants: list[Variant]) -> None:
+    """Put the float32 models where the package keeps them."""
+    for variant in variants:
+        if variant.precision == "fp32" and variant.path is not None and variant.name in MODELS:
+            shutil.copyfile(variant.path, MODELS[variant.name])
+            print(f"{MODELS[variant.name]} replaced")

@@ -1,0 +1,57 @@
+"""A model repository for NVIDIA's Triton Inference Server: how tabrt scales past one machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tabrt.engine import MAX_BATCH, ModelCard
+from tabrt.geometry import CROP_SIZE, HEATMAP_SIZE
+from tabrt.network.checkpoint import load_checkpoint, write_atomically
+from tabrt.network.export import export_onnx
+from tabrt.topology import BOUNDARY_CHANNELS
+
+VERSION = "1"
+DELAY = 2000  # microseconds a request may wait for others to share its batch
+WORKSPACE = 2**30  # bytes TensorRT may use while it builds
+
+
+def write_repository(checkpoint: Path, folder: Path, tensorrt: bool = False) -> str:
+    """Write <folder>/<model>/config.pbtxt and <folder>/<model>/1/model.onnx; says how to start the server.
+
+    tensorrt: the server builds a TensorRT FP16 engine for its own GPU from the ONNX file, and keeps it.
+    """
+    card = load_checkpoint(checkpoint)[1]
+    place = folder / card.name
+    report = export_onnx(checkpoint, place / VERSION / "model.onnx")
+    write_atomically(place / "config.pbtxt", config(card, tensorrt).encode())
+    start = (
+        f"docker run --rm {'--gpus all ' if tensorrt else ''}-p 8000:8000 -p 8001:8001 -v {folder.resolve()}:/models "
+        "nvcr.io/nvidia/tritonserver:25.06-py3 tritonserver --model-repository=/models"
+    )
+    return f"{report}\n{place}: a Triton model; start with: {start}"
+
+
+def config(card: ModelCard, tensorrt: bool) -> str:
+    """config.pbtxt: names, types and sizes without the batch, and dynamic batching."""
+    maps = f"{HEATMAP_SIZE}, {HEATMAP_SIZE}"
+    text = f"""name: "{card.name}"
+backend: "onnxruntime"
+max_batch_size: {MAX_BATCH}
+input [ {{ name: "crops" data_type: TYPE_UINT8 dims: [ {CROP_SIZE}, {CROP_SIZE}, 3 ] }} ]
+output [
+  {{ name: "landmarks" data_type: TYPE_FP32 dims: [ {card.points}, {maps} ] }},
+  {{ name: "boundaries" data_type: TYPE_FP32 dims: [ {BOUNDARY_CHANNELS}, {maps} ] }}
+]
+dynamic_batching {{ preferred_batch_size: [ 4, 8, {MAX_BATCH} ] max_queue_delay_microseconds: {DELAY} }}
+instance_group [ {{ count: 1 kind: {"KIND_GPU" if tensorrt else "KIND_AUTO"} }} ]
+"""
+    return text + _accelerator() if tensorrt else text
+
+
+def _accelerator() -> str:
+    options = {"precision_mode": "FP16", "max_workspace_size_bytes": str(WORKSPACE), "trt_engine_cache_enable": "1"}
+    parameters = " ".join(f'parameters {{ key: "{key}" value: "{value}" }}' for key, value in options.items())
+    return f"""optimization {{
+  execution_accelerators {{ gpu_execution_accelerator: [ {{ name: "tensorrt" {parameters} }} ] }}
+}}
+"""

@@ -1,0 +1,155 @@
+"""The export workshop: what it rebuilds, what it says of it, and the repository it writes for Triton."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from small_network import face_crops, random_checkpoint
+
+import export.parity
+import export.rebuild
+from export.parity import Row, compare, page, winner
+from export.plot import draw
+from export.rebuild import Variant, calibration_crops, checkpoints, rebuild
+from export.triton import config, write_repository
+from tabrt.engine import MAX_BATCH, ModelCard, load_engine
+from tabrt.errors import TabrtError
+from tabrt.network.parity import BOUNDS
+
+ROOT = Path(__file__).parents[1]
+SHARED_FACES = ROOT.parent / "shared" / "faces"
+TIMES = {"1×1": 8.0, "1×4": 30.0, "2×1": 5.0, "2×4": 18.0}
+
+
+def _row(**changes) -> Row:
+    given = {"name": "tab1-lite", "engine": "onnxruntime", "precision": "fp32", "megabytes": 4.2}
+    measured = {"worst": 0.001, "median": 0.0001, "nme": 0.036, "milliseconds": TIMES}
+    return Row(**{**given, **measured, **changes})
+
+
+def _int8(milliseconds: float, nme: float | None) -> Row:
+    return _row(precision="int8", milliseconds={**TIMES, "2×1": milliseconds}, nme=nme)
+
+
+@pytest.mark.parametrize(
+    ("rows", "precision"),
+    [
+        ([_row(), _int8(2.0, 0.0362)], "int8"),  # within 1 %
+        ([_row(), _int8(2.0, 0.0370)], "fp32"),  # not
+        ([_row(), _int8(9.0, 0.0360)], "fp32"),  # slower
+        ([_row(nme=None), _int8(2.0, None)], "fp32"),  # unproven
+    ],
+)
+def test_the_fastest_wins_only_if_it_is_as_accurate(rows: list[Row], precision: str):
+    assert winner(rows, "tab1-lite").precision == precision
+
+
+def test_the_page_has_a_line_for_every_row_and_says_what_failed(tmp_path: Path):
+    rows = [_row(), _int8(2.0, None)]
+    failed = Variant("tab1-lite", tmp_path, "fp16", None, "half precision moves points")
+    account = {"time": "2026-01-02T03:04", "machine": {"cpu": "A CPU", "cores": 2}}
+    text = page(rows, [failed], account)
+    assert len(re.findall(r"^\| tab1-lite", text, re.MULTILINE)) == 2
+    assert "3.600" in text
+    assert "tab1-lite fp16: half precision moves points" in text
+    draw(rows, tmp_path / "parity.png")
+    assert (tmp_path / "parity.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_rebuilding_and_comparing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A random network has no peaks to hold on to, so what counts here is that every step is taken."""
+    monkeypatch.setitem(BOUNDS, "fp16", 1e9)
+    monkeypatch.setattr(export.rebuild, "sample_crops", lambda: face_crops(1))
+    monkeypatch.setattr(export.parity, "sample_crops", lambda: face_crops(1))
+    monkeypatch.setattr(export.parity, "FOLDER", tmp_path)
+    monkeypatch.setattr(export.parity, "CPU_ENGINES", ("onnxruntime",))
+    monkeypatch.setattr(export.parity, "THREADS", (1,))
+    monkeypatch.setattr("export.plot.FASTEST", "1×1")
+    variants = rebuild([random_checkpoint(tmp_path)], tmp_path / "out", None)
+    assert [variant.precision for variant in variants] == ["fp32", "fp16", "int8"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "random1-fp16.onnx",
+        "random1-int8.onnx",
+        "random1.onnx",
+    ]
+    assert "worst point beyond" in variants[2].note
+    rows = compare(variants, None, "smoke")
+    assert [(row.engine, row.precision) for row in rows] == [
+        ("onnxruntime", "fp32"),
+        ("torch", "fp32"),
+        ("onnxruntime", "fp16"),
+        ("onnxruntime", "int8"),
+    ]
+    assert rows[1].worst == 0
+    assert "random1" in (tmp_path / "PARITY.md").read_text("utf-8")
+    assert (tmp_path / "parity.json").is_file()
+
+
+def test_which_checkpoints_are_meant(tmp_path: Path):
+    path = random_checkpoint(tmp_path)
+    assert checkpoints(str(path)) == [path]
+    with pytest.raises(TabrtError, match="give all"):
+        checkpoints("tab9")
+
+
+@pytest.mark.skipif(
+    not (SHARED_FACES / "human.zip").is_file(), reason="no labelled faces beside this checkout"
+)
+def test_calibration_faces_are_none_of_those_that_judge(monkeypatch: pytest.MonkeyPatch):
+    from training.sets import held_out
+
+    names: list[str] = []
+    load = export.rebuild.shared_faces
+
+    def watched(*arguments):
+        sets, judged = load(*arguments)
+        names.extend(sets["human"].names)
+        return sets, judged
+
+    monkeypatch.setattr(export.rebuild, "shared_faces", watched)
+    monkeypatch.setattr(export.rebuild, "CACHE", ROOT.parent / "cache")
+    crops = calibration_crops(SHARED_FACES, 10)
+    assert (crops.shape, crops.dtype) == ((10, 256, 256, 3), np.uint8)
+    assert names
+    assert not held_out(np.asarray(names)).any()
+
+
+@pytest.mark.parametrize("tensorrt", [False, True])
+def test_the_triton_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tensorrt: bool):
+    monkeypatch.setattr("tabrt.network.export.sample_crops", lambda: face_crops(1))
+    told = write_repository(random_checkpoint(tmp_path), tmp_path / "models", tensorrt)
+    assert "--model-repository" in told
+    place = tmp_path / "models" / "random"
+    assert {str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()} == {
+        "config.pbtxt",
+        "1/model.onnx",
+    }
+    text = (place / "config.pbtxt").read_text()
+    assert ("gpu_execution_accelerator" in text) == tensorrt
+    session = onnxruntime.InferenceSession(place / "1" / "model.onnx", providers=["CPUExecutionProvider"])
+    sizes = re.findall(r'name: "(\w+)" data_type: \w+ dims: \[ ([^]]+) \]', text)
+    promised = {name: [int(side) for side in dims.split(",")] for name, dims in sizes}
+    assert promised == {value.name: value.shape[1:] for value in [*session.get_inputs(), *session.get_outputs()]}
+    assert load_engine(place / "1" / "model.onnx").card.name == "random"
+
+
+def test_the_server_makes_batches_no_larger_than_an_engine_takes():
+    text = config(ModelCard(name="tab1-lite"), tensorrt=True)
+    assert f"max_batch_size: {MAX_BATCH}" in text
+    assert 'key: "precision_mode" value: "FP16"' in text
+    assert text.count("{") == text.count("}")
+    assert text.count("[") == text.count("]")
+
+
+@pytest.mark.parametrize("arguments", [["tab9"], ["tab9", "--to", "triton"]])
+def test_a_problem_is_one_line(arguments: list[str]):
+    told = subprocess.run([sys.executable, "-m", "export", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert told.returncode == 1
+    assert told.stderr.startswith("error: there is no checkpoint")
+    assert told.stderr.count("\n") == 1
