@@ -15,6 +15,7 @@ from tabrt.engine import MODEL_FOLDER, ModelCard
 from tabrt.geometry import Crop
 from tabrt.network import Tab, TabConfig
 from tabrt.network.checkpoint import save_checkpoint
+from tabrt.network.tab import normalise
 
 FILM = Path(__file__).parents[1] / "tabrt" / "demo" / "pexels_face.mp4"
 
@@ -31,12 +32,20 @@ def face_crops(count: int = 8) -> np.ndarray:
 
 @functools.cache
 def random_network(hourglasses: int = 1, topology: str = "wflw98") -> Tab:
-    """A lite network with random weights of a size that keeps its signals alive."""
+    """A lite network with random weights, whose batch norms know what they get on faces."""
     torch.manual_seed(0)
     network = Tab(TabConfig.of_width("lite", hourglasses=hourglasses, topology=topology))
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        network.train()(normalise(torch.from_numpy(face_crops(2))))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
     return network.eval()
 
 

@@ -173,7 +173,8 @@ def test_layers_that_overflow_stay_in_float32(monkeypatch: pytest.MonkeyPatch):
     finally:
         random_network.cache_clear()
     assert large
-    assert all("stacks.0" in name for name in large)
+    assert all("stacks.0" in name for name in large), large
+    assert len(large) < 12
     assert large <= set(float_layers)
     assert np.abs(onnx_maps(half.SerializeToString(), crops) - truth).max() < 0.02 * np.abs(truth).max()
 

@@ -98,9 +98,7 @@ def test_which_checkpoints_are_meant(tmp_path: Path):
         checkpoints("tab9")
 
 
-@pytest.mark.skipif(
-    not (SHARED_FACES / "human.zip").is_file(), reason="no labelled faces beside this checkout"
-)
+@pytest.mark.skipif(not (SHARED_FACES / "human.zip").is_file(), reason="no labelled faces beside this checkout")
 def test_calibration_faces_are_none_of_those_that_judge(monkeypatch: pytest.MonkeyPatch):
     from training.sets import held_out
 

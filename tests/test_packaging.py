@@ -19,8 +19,8 @@ import tabrt
 
 # A module imports only from those before it.
 ORDER = (
-    *("errors", "geometry", "topology", "heatmaps", "faces", "metrics", "detector", "engine", "network", "engines"),
-    *("smoothing", "video", "ahead", "tracker", "overlay", "records"),
+    *("errors", "geometry", "topology", "heatmaps", "faces", "metrics", "video", "ahead", "detector"),
+    *("engine", "network", "engines", "smoothing", "tracker", "overlay", "records"),
     *("cameras", "camera", "status", "outputs", "window", "web", "serve"),
     *("progress", "doctor", "app", "live", "bench", "cli", "__main__"),
 )

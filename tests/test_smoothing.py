@@ -120,7 +120,7 @@ def test_a_blink_keeps_its_depth():
     opening = [np.linalg.norm(points[:, 62] - points[:, 66], axis=1) for points in (truth, smooth(times, seen))]
     deepest = [float(gap[0] - gap[np.isclose(closed, 1)].mean()) for gap in opening]
     assert deepest[1] > 0.9 * deepest[0]
-    assert opening[1][np.isclose(closed, 0)].std() < 0.4  # and the open eye is steady
+    assert opening[1][closed == 0].mean() == pytest.approx(opening[0][0], abs=0.5)  # and the eye opens again
 
 
 def test_talking_lips_are_not_smeared():

@@ -85,7 +85,7 @@ def curves(rows: list[dict]) -> bytes:
             before = faces[-1]
         axes.set(ylabel=name)
         axes.grid(alpha=0.3, which="both")
-    panels[0].legend()
+    panels[-1].legend()
     panels[-1].set_xlabel("faces seen")
     memory = io.BytesIO()
     figure.savefig(memory, format="png", dpi=100)

@@ -262,18 +262,18 @@ def half_but(model: onnx.ModelProto, kept: Sequence[str]) -> onnx.ModelProto:
 
 
 def overflowing_layers(model: onnx.ModelProto, crops: np.ndarray) -> set[str]:
-    """Names of the nodes whose values pass HALF_LIMIT on these crops, one crop at a time."""
+    """Names of the nodes that give or take values beyond HALF_LIMIT on these crops, one crop at a time."""
     watched = copy.deepcopy(model)
-    producers = {name: node.name for node in model.graph.node for name in node.output if name not in OUTPUTS}
-    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in producers)
+    inner = [name for node in model.graph.node for name in node.output if name not in OUTPUTS]
+    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    large = set()
+    large: set[str] = set()
     for crop in crops:
-        values = session.run(list(producers), {"crops": crop[None]})
-        large |= {name for name, value in zip(producers, values, strict=True) if not np.abs(value).max() < HALF_LIMIT}
-    return {producers[name] for name in large}
+        values = session.run(inner, {"crops": crop[None]})
+        large |= {name for name, value in zip(inner, values, strict=True) if not np.abs(value).max() < HALF_LIMIT}
+    return {node.name for node in model.graph.node if large & {*node.input, *node.output}}
 
 
 def to_int8(model: onnx.ModelProto, crops: np.ndarray) -> onnx.ModelProto:

@@ -1,0 +1,155 @@
+"""The face detector on real faces, small and large, upright and rolled, and on pictures without any."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tabrt import detector as module
+from tabrt.detector import MAX_PARTS, Detector, part_windows, shared
+from tabrt.errors import TabrtError
+from tabrt.geometry import Box, Crop
+
+PORTRAIT = Path(__file__).parent / "data" / "astronaut.png"
+CLIP = Path(__file__).parents[1] / "tabrt" / "demo" / "pexels_face.mp4"
+FACE = (222.0, 130.0)  # of the portrait, centre of the landmarks' box
+SIDE = 102.0  # px
+
+
+@pytest.fixture(scope="module")
+def detect() -> Iterator[Detector]:
+    detector = Detector()
+    yield detector
+    detector.close()
+
+
+@pytest.fixture(scope="module")
+def portrait() -> np.ndarray:
+    return cv2.imread(str(PORTRAIT))
+
+
+def placed(portrait: np.ndarray, side: float, centre: tuple[float, float], size: tuple[int, int], roll: float = 0.0):
+    """A picture of size (width, height) in which the portrait's face has this side, centre and roll."""
+    to_crop = Crop(FACE, SIDE).matrix  # face side -> 256 px
+    to_picture = np.linalg.inv(np.vstack([Crop(centre, side, roll).matrix, [0, 0, 1]]))
+    small = cv2.GaussianBlur(portrait, (0, 0), max(0.4 * SIDE / side, 0.1))
+    return cv2.warpAffine(small, (to_picture @ np.vstack([to_crop, [0, 0, 1]]))[:2], size, borderValue=(90, 90, 90))
+
+
+def assert_near(box: Box, side: float, centre: tuple[float, float]) -> None:
+    assert np.linalg.norm(np.subtract(box.centre, centre)) < 0.12 * side
+    assert box.width == pytest.approx(side, rel=0.25)
+
+
+def test_a_portrait(detect: Detector, portrait: np.ndarray):
+    (box,) = detect(portrait, 4)
+    assert_near(box, SIDE, FACE)
+    assert abs(box.roll) < 0.2
+    assert box.score > 0.8
+
+
+@pytest.mark.parametrize("degrees", [-40, -20, 20, 40])
+def test_roll_is_that_of_the_face(detect: Detector, portrait: np.ndarray, degrees: int):
+    roll = np.deg2rad(degrees)
+    (box,) = detect(placed(portrait, 120, (320, 240), (640, 480), roll), 1)
+    assert_near(box, 120, (320, 240))
+    assert box.roll == pytest.approx(roll, abs=0.25)
+
+
+@pytest.mark.parametrize("side", [50, 80, 150, 250, 350, 440])
+def test_small_and_large_faces(detect: Detector, portrait: np.ndarray, side: int):
+    (box,) = detect(placed(portrait, side, (330, 250), (640, 480)), 1)
+    assert_near(box, side, (330, 250))
+
+
+def test_a_small_face_in_a_large_picture_is_found_by_looking_at_parts(detect: Detector, portrait: np.ndarray):
+    picture = placed(portrait, 60, (1500, 800), (1920, 1080))
+    (box,) = detect(picture, 1)
+    assert_near(box, 60, (1500, 800))
+    turns = [detect(picture, 1, thorough=False) for _ in part_windows(1920, 1080)]
+    assert any(turns)  # one part a call, and in time all of them
+
+
+def test_a_clip_has_one_face_throughout(detect: Detector):
+    film = cv2.VideoCapture(str(CLIP))
+    sides = []
+    for index in range(0, 400, 80):
+        film.set(cv2.CAP_PROP_POS_FRAMES, index)
+        boxes = detect(film.read()[1], 4)
+        assert len(boxes) == 1
+        sides.append(boxes[0].width)
+    film.release()
+    assert max(sides) < 1.5 * min(sides)
+
+
+def test_fifty_faces(detect: Detector, portrait: np.ndarray):
+    tile = placed(portrait, 68, (64, 66), (128, 128))
+    mosaic = np.tile(tile, (5, 10, 1))
+    boxes = detect(mosaic, 60)
+    assert 45 <= len(boxes) <= 50
+    assert all(shared(a, b) < 0.5 for i, a in enumerate(boxes) for b in boxes[:i])
+    assert [box.score for box in boxes] == sorted((box.score for box in boxes), reverse=True)
+    assert len(detect(mosaic, 7)) == 7
+    assert detect(mosaic, 0) == []
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (15, 15), (17, 9000), (200, 3000)])
+def test_pictures_of_any_shape_without_a_face(detect: Detector, size: tuple[int, int]):
+    assert detect(np.full((*size, 3), 128, np.uint8), 4) == []
+
+
+def test_a_face_in_a_panorama(detect: Detector, portrait: np.ndarray):
+    (box,) = detect(placed(portrait, 90, (2500, 110), (3200, 220)), 2)
+    assert_near(box, 90, (2500, 110))
+
+
+def test_a_picture_that_is_not_contiguous(detect: Detector, portrait: np.ndarray):
+    (box,) = detect(portrait[:, ::-1], 1)
+    assert_near(box, SIDE, (portrait.shape[1] - 1 - FACE[0], FACE[1]))
+
+
+@pytest.mark.parametrize("size", [(640, 480), (641, 10), (1280, 720), (1, 5000), (3840, 2160), (20000, 20000)])
+def test_parts_cover_a_large_picture_and_are_few(size: tuple[int, int]):
+    width, height = size
+    parts = part_windows(width, height)
+    assert len(parts) <= MAX_PARTS
+    assert (max(size) > 640) == bool(parts)
+    if parts:
+        for axis, length in ((0, width), (1, height)):
+            spans = sorted({(part[axis], part[axis + 2]) for part in parts})
+            assert spans[0][0] == 0
+            assert spans[-1][1] == length
+            assert all(end > start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+
+
+def test_a_missing_model_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(module, "MODEL_FOLDER", tmp_path)
+    with pytest.raises(TabrtError, match="install tabrt again"):
+        Detector()
+
+
+def test_the_detector_says_nothing_on_its_own():
+    code = "import numpy as np; from tabrt.detector import Detector; d = Detector(); d(np.zeros((99, 99, 3), 'u1'), 1)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert done.returncode == 0
+    assert done.stdout + done.stderr == ""
+
+
+def test_what_is_not_chatter_is_passed_on(capfd: pytest.CaptureFixture):
+    with module._without_chatter():
+        os.write(2, b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\na real problem\n")
+    assert capfd.readouterr().err == "a real problem\n"
