@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import tempfile
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ VIEW_SIZE = 192  # px: the full-range model's own input
 MIN_SCORE = 0.4  # measured: 0.5 loses every fourth face below 60 px; the network's confidence weeds out the few extra
 MIN_PICTURE = 16  # px: no face fits into a picture with a shorter side
 MIN_FACE = 12.0  # px, longer side of the landmarks' box: below it nothing is left to place points by
+SMALL_FACE = 24  # px of a view: smaller ones are placed twice as badly
 WHOLE_SIZE = 640  # px: a picture with a longer side is also looked at in parts
 PART_SIZE = 480  # px of a part; more where MAX_PARTS would be passed
 PART_OVERLAP = 0.2  # share of a part that its neighbour sees too
@@ -67,13 +69,15 @@ class Detector:
             self._short_range = _load("face_detection_short_range.tflite")
             for model in (self._full_range, self._short_range):  # MediaPipe chatters at the first picture too
                 _detections(model, np.zeros((VIEW_SIZE, VIEW_SIZE, 3), np.uint8))
+        # Without it MediaPipe complains when the interpreter ends before `close`.
+        self._finalizer = weakref.finalize(self, _close, self._full_range, self._short_range)
         self._turn = 0
 
     def __call__(self, image: np.ndarray, limit: int, thorough: bool = True) -> list[Box]:
         """Faces in image uint8 (H, W, 3) BGR, best first, at most `limit`.
 
         Boxes are those of the 98 points, about: square, rolled with the face. thorough: look at all parts of a large
-        picture while fewer than `limit` are found; otherwise at one part, the next at each call.
+        picture while fewer than `limit` are seen well; otherwise at one part, the next at each call.
         """
         height, width = image.shape[:2]
         if min(height, width) < MIN_PICTURE or limit < 1:
@@ -82,11 +86,14 @@ class Detector:
         found = _look(self._full_range, FULL_RANGE, image, whole)
         if not found:
             found = _look(self._short_range, SHORT_RANGE, image, whole)
-        found = _distinct(found)
-        if len(found) < limit:
+        least = SMALL_FACE * max(width, height) / VIEW_SIZE
+        clear = [box for box in found if box.width >= least]
+        closer: list[Box] = []
+        if len(_distinct(clear)) < limit:
             for part in self._parts(width, height, thorough):
-                found += _look(self._full_range, FULL_RANGE, image, part)
-            found = _distinct(found)
+                closer += _look(self._full_range, FULL_RANGE, image, part)
+        # A part shows a small face better than the whole picture does.
+        found = _distinct([*clear, *closer, *(box for box in found if box.width < least)])
         return sorted(found, key=lambda box: -box.score)[:limit]
 
     def _parts(self, width: int, height: int, thorough: bool) -> list[Window]:
@@ -98,8 +105,7 @@ class Detector:
 
     def close(self) -> None:
         """Free the models; the detector cannot be used afterwards."""
-        for model in (self._full_range, self._short_range):
-            model.close()
+        self._finalizer()
 
 
 def part_windows(width: int, height: int) -> list[Window]:
@@ -140,6 +146,14 @@ def _load(name: str):
         return FaceDetector.create_from_options(options)
     except (RuntimeError, ValueError, OSError) as error:
         raise TabrtError(f"the face detector cannot start ({error}); install tabrt and mediapipe again") from error
+
+
+def _close(*models) -> None:
+    for model in models:
+        try:
+            model.close()
+        except RuntimeError:  # the interpreter is ending, and MediaPipe's thread is gone: nothing is left to free
+            model._handle = None
 
 
 def _detections(model, view: np.ndarray) -> list:

@@ -8,6 +8,8 @@ share one filter, so that a single look at its innovation tells a blink from noi
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from filterpy.kalman import KalmanFilter
 
@@ -23,6 +25,7 @@ NOISE_RATE = 0.1  # per frame, of the logarithm of its variance
 POSE_SHARE = 0.4  # noise of what all points share, the crop's own jitter, over that of a point
 POSE_DRIFT = 0.02  # 1/s³: spectral density of the acceleration always expected of the face …
 POINT_DRIFT = 5e-5  # … and of a point within the face: little, for what is more is told by the innovations
+POINT_PERSISTENCE = 0.1  # s, after which a point's velocity within the face is gone: lips and lids turn back soon
 MOTION = 4.0  # standard deviations above its expected square at which an innovation is motion, not noise
 LEANING = 0.4  # share of the newest innovation in their running mean, which tells slow motion
 STRONGEST = 8.0  # factor on the measured noise at strength 1; 2 at a half
@@ -66,7 +69,7 @@ class Smoother:
         self._variance = POINT_NOISE**2
         self._before = [shape, shape]  # the last two frames, in the face's own frame
         self._pose = _Follower(np.array([centre, size]), POSE_SHARE * POINT_NOISE * size)
-        self._shape = [_Follower(shape[group], POINT_NOISE) for group in self._groups]
+        self._shape = [_Follower(shape[group], POINT_NOISE, POINT_PERSISTENCE) for group in self._groups]
 
     def _follow(self, pose: _Follower, seen: np.ndarray, confidence: np.ndarray, step: float) -> np.ndarray:
         size = max(abs(pose.position[1]), 1e-6)
@@ -102,7 +105,8 @@ class Smoother:
 class _Follower:
     """A constant-velocity filter on complex numbers (N,) that share one covariance: its state is (2, 2N)."""
 
-    def __init__(self, position: np.ndarray, deviation: float):
+    def __init__(self, position: np.ndarray, deviation: float, persistence: float = math.inf):
+        self._persistence = persistence
         flat = np.ascontiguousarray(position).view(np.float64)
         self._kalman = KalmanFilter(dim_x=2, dim_z=1)
         self._kalman.x = np.stack([flat, np.zeros_like(flat)])
@@ -116,7 +120,8 @@ class _Follower:
     def predict(self, drift: float, step: float) -> None:
         """Move on by a time step in seconds; the velocity wanders as by white-noise acceleration."""
         noise = drift * np.array([[step**3 / 3, step**2 / 2], [step**2 / 2, step]])
-        self._kalman.predict(F=np.array([[1.0, step], [0.0, 1.0]]), Q=noise)
+        kept = math.exp(-step / self._persistence)
+        self._kalman.predict(F=np.array([[1.0, step * kept], [0.0, kept]]), Q=noise)
 
     def update(self, position: np.ndarray, variance: float, step: float) -> None:
         """Take in a measurement with this variance of noise.

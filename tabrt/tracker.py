@@ -330,7 +330,7 @@ def as_bgr(image: np.ndarray) -> np.ndarray:
 
 
 def _thumbnail(image: np.ndarray) -> np.ndarray:
-    """Every so-manieth pixel: enough to tell a cut, and cheap on any picture. int16."""
+    """A grid of single pixels, int16: enough to tell a cut, and cheap on any picture."""
     rows, columns = (max(1, length // THUMBNAIL) for length in image.shape[:2])
     return image[rows // 2 :: rows, columns // 2 :: columns].astype(np.int16)
 

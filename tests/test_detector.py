@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -73,8 +74,10 @@ def test_a_small_face_in_a_large_picture_is_found_by_looking_at_parts(detect: De
     picture = placed(portrait, 60, (1500, 800), (1920, 1080))
     (box,) = detect(picture, 1)
     assert_near(box, 60, (1500, 800))
-    turns = [detect(picture, 1, thorough=False) for _ in part_windows(1920, 1080)]
-    assert any(turns)  # one part a call, and in time all of them
+    parts = part_windows(1920, 1080)
+    turns = [detect(picture, 1, thorough=False)[:1] for _ in parts]  # one part a call, and in time all of them
+    near = [box for boxes in turns for box in boxes if np.linalg.norm(np.subtract(box.centre, (1500, 800))) < 8]
+    assert 1 <= len(near) < len(parts)
 
 
 def test_a_clip_has_one_face_throughout(detect: Detector):
@@ -126,7 +129,7 @@ def test_parts_cover_a_large_picture_and_are_few(size: tuple[int, int]):
             spans = sorted({(part[axis], part[axis + 2]) for part in parts})
             assert spans[0][0] == 0
             assert spans[-1][1] == length
-            assert all(end > start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+            assert all(end > start for (_, end), (start, _) in pairwise(spans))
 
 
 def test_a_missing_model_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
