@@ -46,9 +46,7 @@ def render_logits(points: np.ndarray, offset: float = CELL_OFFSET) -> np.ndarray
     return (along[..., 1, :, None] + along[..., 0, None, :]).astype(np.float32)
 
 
-def decode(
-    maps: np.ndarray, decoding: str = "softmax", offset: float = CELL_OFFSET
-) -> tuple[np.ndarray, np.ndarray]:
+def decode(maps: np.ndarray, decoding: str = "softmax", offset: float = CELL_OFFSET) -> tuple[np.ndarray, np.ndarray]:
     """Read heatmaps (N, L, 64, 64) to sub-pixel points (N, L, 2) in crop px and confidences (N, L) in 0…1.
 
     softmax: maps are log-probabilities up to a constant. The point is the mean of the 7×7 cells around the peak; the
@@ -71,8 +69,8 @@ def _decode_softmax(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Maps (M, 4096) to cells (M, 2) and confidences (M,)."""
     peak = flat.argmax(axis=1)
     highest = flat[np.arange(len(flat)), peak]
-    # Every second cell of every second row: a map as smooth as its target sums to the same within 0.1 %, in a quarter of
-    # the time.
+    # Every second cell of every second row: a map as smooth as its target sums to the same within 0.1 %, in a quarter
+    # of the time.
     coarse = flat.reshape(-1, HEATMAP_SIZE, HEATMAP_SIZE)[:, ::2, ::2]
     total = 4 * np.exp(coarse - highest[:, None, None]).sum(axis=(1, 2))
     values, xs, ys = _window(flat, peak, _REFINE, -np.inf)

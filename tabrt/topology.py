@@ -201,9 +201,10 @@ def topology_named(name: str) -> Topology:
 
 
 INNER_51 = np.arange(17, 68)  # the points of 300w68 without the jaw
-# Each brow point of 300w68 as weights on the wflw98 outline, for the left brow from its outer end. Humans put the 68-point
-# brow on the outline's upper edge: a midline would lie 3.8 % of the eye distance off, these lie within 1 % (fitted on the
-# 2,204 human-labelled faces, left and mirrored right together).
+
+# Each brow point of 300w68 as weights on the wflw98 outline, for the left brow from its outer end. Humans put the
+# 68-point brow on the outline's upper edge: a midline would lie 3.8 % of the eye distance off, these lie within 1 %
+# (fitted on the 2,204 human-labelled faces, left and mirrored right together).
 _BROW_WEIGHTS: tuple[dict[int, float], ...] = (
     {33: 1.05, 38: -0.05},
     {34: 0.88, 41: 0.20, 38: -0.08},

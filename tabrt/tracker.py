@@ -147,7 +147,7 @@ class Tracker:
         self._wait, self._waited, self._searched = 1, MAX_WAIT, -math.inf
 
     def track(self, source: str | Path | Iterable[Frame]) -> Iterator[Scene]:
-        """Scenes of a film, or of any frames, one by one. Closes the film at its end, or when the iterator is closed."""
+        """Scenes of a film, or of any frames. Closes the film at its end, or when the iterator is closed."""
         if not isinstance(source, str | Path):
             yield from map(self, source)
             return
@@ -181,7 +181,7 @@ class Tracker:
             self.seconds[name] += perf_counter() - start
 
     def _advance(self, time: float) -> None:
-        """Move the clock on by the frames' own times, or nominally where those stand still, go back or are not numbers."""
+        """Move the clock on by the frames' own times, or nominally where those do not advance or are not numbers."""
         step = NOMINAL_STEP
         if self._time is not None and math.isfinite(time) and time > self._time:
             step = time - self._time
@@ -229,7 +229,7 @@ class Tracker:
         return Crop.following(points, self.topology.roll(points), self.engine.card.crop_margin)
 
     def _part(self) -> None:
-        """Where two tracks have come to lie on one face, keep that which moved there steadily, or else the older one."""
+        """Where two tracks have come to lie on one face, keep that which moved there steadily, else the older."""
         kept: list[_Track] = []
         for track in sorted(self._tracks, key=lambda track: (round(track.jump / TIE), track.id)):
             (self._lost if any(_collapsed(track, other) for other in kept) else kept).append(track)

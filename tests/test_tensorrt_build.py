@@ -1,7 +1,8 @@
 """Real TensorRT engines, built without a GPU for chosen ones: the optional job `make test-tensorrt`.
 
 TensorRT for RTX builds engines for a compute capability that is not here; only running them needs the GPU.
-Torch-TensorRT itself wants a driver at import: stand-ins answer what it asks of one, and it says how it would partition.
+Torch-TensorRT itself wants a driver at import: stand-ins answer what it asks of one, and it says how it would
+partition.
 """
 
 from __future__ import annotations

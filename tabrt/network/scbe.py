@@ -94,9 +94,7 @@ class Scbe(nn.Module):
     def __init__(self, config: TabConfig):
         super().__init__()
         self.stem = STEMS[config.stem](config.channels)
-        self.stacks = nn.ModuleList(
-            Stack(config.channels, config.boundary_channels) for _ in range(config.hourglasses)
-        )
+        self.stacks = nn.ModuleList(Stack(config.channels, config.boundary_channels) for _ in range(config.hourglasses))
         self.calibrations = nn.ModuleList(
             Calibration(config.channels, config.boundary_channels) for _ in range(config.hourglasses - 1)
         )
@@ -105,10 +103,11 @@ class Scbe(nn.Module):
         """x (B, 3, 256, 256) normalised. Returns boundary maps of each stack [(B, 16, 64, 64)], the last feature
         f (B, C, 64, 64), and the last hourglass' features [8², 16², 32², 64²]."""
         x = self.stem(x)  # (B, C, 64, 64)
-        maps: list[Tensor] = []
-        for index, stack in enumerate(self.stacks):
-            if index:
-                x = self.calibrations[index - 1](x, feature, maps[-1])
+        first, *others = self.stacks
+        levels, feature, heatmaps = first(x)
+        maps = [heatmaps]
+        for calibration, stack in zip(self.calibrations, others, strict=True):
+            x = calibration(x, feature, heatmaps)
             levels, feature, heatmaps = stack(x)
             maps.append(heatmaps)
         return maps, feature, levels
