@@ -86,6 +86,7 @@ _add("peers", ("peers",), "MediaPipe and dlib on the same frames and cores.")
 _add("accuracy", ("accuracy",), "Errors on labelled faces, with the peers'.")
 _add("stability", ("stability",), "Jitter, lag, steps, blinks and frame rates, with One-Euro and the peers.")
 _add("startup", ("startup",), "From the command to the first frame, and memory over time.")
+_add("soak", ("soak",), "The live loop for a long time: latency, drops, memory, threads, files.")
 _add("all", ALL, "Everything.")
 
 if __name__ == "__main__":
