@@ -29,6 +29,7 @@ POINT_PERSISTENCE = 0.1  # s, after which a point's velocity within the face is 
 MOTION = 4.0  # standard deviations above its expected square at which an innovation is motion, not noise
 LEANING = 0.4  # share of the newest innovation in their running mean, which tells slow motion
 STRONGEST = 8.0  # factor on the measured noise at strength 1; 2 at a half
+QUICK_SHARE = 0.385  # of that factor for lids and lips, which turn back faster than a filter can learn
 LONGEST_STEP = 0.5  # s: after a longer gap the filters start anew
 LEAST_CONFIDENCE = 0.1
 MEASURED = np.array([[1.0, 0.0]])  # of the state [position, velocity]
@@ -43,6 +44,8 @@ class Smoother:
     def __init__(self, strength: float = 0.5, topology: Topology = WFLW98):
         self._strength = STRONGEST * strength**2
         self._groups = motion_groups(topology)
+        quick = [*topology.left_eye, *topology.right_eye, *topology.mouth]
+        self._shares = [QUICK_SHARE if np.isin(group, quick).all() else 1.0 for group in self._groups]
         self._time = 0.0
         self.reset()
 
@@ -83,8 +86,8 @@ class Smoother:
         self._measure_noise(inside, confidence)
         variance = self._strength**2 * self._variance
         pose.update(np.array([offset, turn]), variance * (POSE_SHARE * size) ** 2, step)
-        for group, follower in zip(self._groups, self._shape, strict=True):
-            follower.update(inside[group], variance / confidence[group].mean() ** 2, step)
+        for group, follower, share in zip(self._groups, self._shape, self._shares, strict=True):
+            follower.update(inside[group], variance * (share / confidence[group].mean()) ** 2, step)
             shape[group] = follower.position
         offset, turn = pose.position
         return offset + turn * shape

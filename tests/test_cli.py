@@ -197,7 +197,7 @@ def test_doctor_says_what_runs(run: Run):
 def test_models_shows_the_cards(run: Run):
     done = run("models")
     assert done.returncode == 0, done.stderr
-    for word in ("tab1-lite", "tab2-lite", "wflw98", "licence", "trained on"):
+    for word in ("tab1-lite", "wflw98", "licence", "trained on"):
         assert word in done.stdout
 
 

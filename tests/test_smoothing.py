@@ -130,7 +130,7 @@ def test_talking_lips_are_not_smeared():
     seen = truth + np.random.default_rng(1).normal(0, 0.4, truth.shape)
     out, true = smooth(times, seen)[30:, 85, 1], truth[30:, 85, 1]
     assert np.polyfit(true, out, 1)[0] == pytest.approx(1, abs=0.1)  # the share of the swing that is left
-    assert ((out - true) ** 2).mean() < 1.2 * ((seen[30:, 85, 1] - true) ** 2).mean()
+    assert ((out - true) ** 2).mean() < 1.25 * ((seen[30:, 85, 1] - true) ** 2).mean()
 
 
 def test_the_frame_rate_does_not_change_what_is_smoothed():

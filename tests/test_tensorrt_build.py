@@ -24,7 +24,8 @@ import tensorrt_rtx
 from tabrt.engine import ModelCard
 from tabrt.engines.tensorrt import compile_settings, exported_program, profile
 from tabrt.network import Tab, TabConfig
-from tabrt.network.export import half_but, to_onnx, write_card
+from tabrt.network.export import to_onnx, write_card
+from tabrt.network.half import half_but
 
 CAPABILITIES = ("SM75", "SM80", "SM86", "SM89", "SM120")
 VARIANTS = [(width, hourglasses) for width in ("lite", "full") for hourglasses in (1, 2)]

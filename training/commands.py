@@ -78,13 +78,12 @@ def train(
     if labels is not None:
         sets = with_labels(sets, labels)
     plan = replace(plan, mixture=mixture)
-    best = launch(
+    launch(
         devices, nodes, precision,
         lambda fabric: run(
             config, plan, sets, validation, out, seed, workers, start, imagenet, validate_every, save_every, fabric
         ),
     )  # fmt: skip
-    typer.echo(f"best checkpoint: {best}")
 
 
 @app.command()

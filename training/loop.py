@@ -218,12 +218,13 @@ def learning_rate(phase: Phase, step: int, steps: int, steps_per_epoch: int) -> 
     )
 
 
-def launch(devices: int, nodes: int, precision: str, work: Callable[[lightning.Fabric], Path]) -> Path:
+def launch(devices: int, nodes: int, precision: str, work: Callable[[lightning.Fabric], Path]) -> None:
     """Run `work` by Fabric on this many devices of this many machines, with gradients shared (DDP)."""
     strategy = "ddp" if devices * nodes > 1 else "auto"
     fabric = lightning.Fabric(devices=devices, num_nodes=nodes, strategy=strategy, precision=native(precision))
     fabric.launch()
-    return work(fabric)
+    best = work(fabric)
+    fabric.print(f"best checkpoint: {best}")
 
 
 def native(precision: str) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import importlib.util
 import logging
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,18 +17,18 @@ import onnx
 import onnxruntime
 import torch
 
-from tabrt.engine import CARD_KEY, MAX_BATCH, MODEL_FOLDER, PRECISIONS, ModelCard, has_cuda
+from tabrt.engine import CARD_KEY, MODEL_FOLDER, PRECISIONS, ModelCard, has_cuda
 from tabrt.errors import TabrtError
 from tabrt.geometry import CROP_SIZE
 from tabrt.network.checkpoint import load_checkpoint, write_atomically
 from tabrt.network.deployed import Deployed, torch_maps
-from tabrt.network.parity import BOUNDS, HALF_PARTS, Shift, sample_crops
+from tabrt.network.half import to_half
+from tabrt.network.parity import BOUNDS, Shift, onnx_maps, sample_crops
 from tabrt.network.tab import Tab
 
 OPSET = 20
 OUTPUTS = ("landmarks", "boundaries")
 TARGETS = ("onnx", "tensorrt")
-HALF_LIMIT = 30_000.0  # a layer whose values pass this stays in float32: float16 ends at 65,504
 
 
 @dataclass(frozen=True)
@@ -164,15 +163,6 @@ def _accepted(shift: Shift, truth: np.ndarray, precision: str) -> bool:
     return shift.worst <= BOUNDS[precision] or same_maps
 
 
-def onnx_maps(model: bytes, crops: np.ndarray) -> np.ndarray:
-    """Landmark maps of a serialised model in ONNX Runtime."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    batches = (crops[i : i + MAX_BATCH] for i in range(0, len(crops), MAX_BATCH))
-    return np.concatenate([session.run(["landmarks"], {"crops": batch})[0] for batch in batches])
-
-
 def to_onnx(network: Tab) -> onnx.ModelProto:
     """The deployed network in float32: dynamic batch, every other size constant, nodes named after their modules."""
     example = torch.zeros(2, CROP_SIZE, CROP_SIZE, 3, dtype=torch.uint8)
@@ -227,53 +217,6 @@ def write_card(model: onnx.ModelProto, card: ModelCard) -> None:
     # The engines refuse a file with this word, ONNX's name for data outside it: in a card it stands escaped.
     text = card.to_json().replace("location", r"\u006cocation")
     onnx.helper.set_model_props(model, {CARD_KEY: text})
-
-
-def to_half(
-    model: onnx.ModelProto, truth: np.ndarray, crops: np.ndarray, card: ModelCard
-) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """A float32 model to float16 inside; and the names of the layers that had to stay in float32.
-
-    Accepted when no point moves further than BOUNDS allows from float32's maps `truth`; until then, layers that
-    overflow and then HALF_PARTS stay in float32. Raises TabrtError if all of that does not help.
-    """
-    too_large = overflowing_layers(model, crops)
-    for parts in HALF_PARTS:
-        prefixes = tuple(f"network.{part}{end}" for part in parts for end in "./")
-        kept = [node.name for node in model.graph.node if node.name in too_large or node.name.startswith(prefixes)]
-        half = half_but(model, kept)
-        shift = Shift.between(truth, onnx_maps(half.SerializeToString(), crops), card)
-        if shift.worst <= BOUNDS["fp16"]:
-            return half, tuple(kept)
-    raise TabrtError(
-        f"half precision moves points by {shift.worst:.2f} px of 256, whichever layers stay in float32; export with "
-        "--precision fp32"
-    )
-
-
-def half_but(model: onnx.ModelProto, kept: Sequence[str]) -> onnx.ModelProto:
-    """A float32 model in float16, but for its inputs and outputs, the normalisation, and the nodes `kept`."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    normalisation = [node.name for node in model.graph.node if node.name.startswith("normalise")]
-    with _quiet():
-        blocked = [*normalisation, *kept]
-        return convert_float_to_float16(copy.deepcopy(model), keep_io_types=True, node_block_list=blocked)
-
-
-def overflowing_layers(model: onnx.ModelProto, crops: np.ndarray) -> set[str]:
-    """Names of the nodes that give or take values beyond HALF_LIMIT on these crops, one crop at a time."""
-    watched = copy.deepcopy(model)
-    inner = [name for node in model.graph.node for name in node.output if name not in OUTPUTS]
-    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    large: set[str] = set()
-    for crop in crops:
-        values = session.run(inner, {"crops": crop[None]})
-        large |= {name for name, value in zip(inner, values, strict=True) if not np.abs(value).max() < HALF_LIMIT}
-    return {node.name for node in model.graph.node if large & {*node.input, *node.output}}
 
 
 def to_int8(model: onnx.ModelProto, crops: np.ndarray) -> onnx.ModelProto:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 
 from tabrt.detector import Detector
-from tabrt.engine import ModelCard
+from tabrt.engine import MAX_BATCH, ModelCard
 from tabrt.errors import TabrtError
 from tabrt.geometry import Crop
 from tabrt.heatmaps import decode
@@ -38,6 +39,15 @@ class Shift:
         here, there = (decode(values, card.decoding, card.offset)[0] for values in (truth, maps))
         moved = np.linalg.norm(here - there, axis=-1)
         return cls(float(moved.max()), float(np.median(moved)), float(np.abs(truth - maps).max()))
+
+
+def onnx_maps(model: bytes, crops: np.ndarray) -> np.ndarray:
+    """Landmark maps of a serialised model in ONNX Runtime."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    batches = (crops[i : i + MAX_BATCH] for i in range(0, len(crops), MAX_BATCH))
+    return np.concatenate([session.run(["landmarks"], {"crops": batch})[0] for batch in batches])
 
 
 def sample_crops(count: int = SAMPLE) -> np.ndarray:
