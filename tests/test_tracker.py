@@ -1,0 +1,116 @@
+"""Identities, by a scripted detector and a scripted engine; and the shipped model on a real film."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import pytest
+from conftest import CLIP
+
+from tabrt.engine import FakeEngine
+from tabrt.errors import TabrtError
+from tabrt.faces import Frame
+from tabrt.geometry import Box
+from tabrt.tracker import Tracker
+from tabrt.video import open_film
+
+
+class Detector:
+    """Finds what it is told to, in the order told."""
+
+    def __init__(self) -> None:
+        self.boxes: list[Box] = []
+        self.calls = 0
+
+    def __call__(self, image: np.ndarray, limit: int, thorough: bool = True) -> list[Box]:
+        self.calls += 1
+        return self.boxes[:limit]
+
+    def close(self) -> None:
+        pass
+
+
+def upright_face() -> np.ndarray:
+    """Points (98, 2) in crop px that fill a crop as a face does: eyes level and above the mouth."""
+    points = np.random.default_rng(0).uniform(60, 196, (98, 2))
+    points[:2] = (26, 26), (230, 230)  # the box of the points is the crop's middle
+    points[60:68] = (90, 100)
+    points[68:76] = (166, 100)
+    points[76:96] = (128, 180)
+    return points
+
+
+def box_at(x: float, y: float, side: float = 80) -> Box:
+    return Box(x - side / 2, y - side / 2, x + side / 2, y + side / 2, 0.9)
+
+
+@pytest.fixture
+def tracking():
+    """A tracker whose faces stay where the detector found them; the detector; and a way to show it frames."""
+    detector = Detector()
+    tracker = Tracker(engine=FakeEngine(upright_face()), detector=detector, faces=4)
+    image = np.zeros((480, 640, 3), np.uint8)
+    frames = (Frame(image, index, index / 30) for index in range(10_000))
+    with tracker:
+        yield tracker, detector, lambda count: [tracker(next(frames)) for _ in range(count)]
+
+
+def test_ids_stay_with_faces_that_stand_still(tracking):
+    _, detector, show = tracking
+    detector.boxes = [box_at(150, 200), box_at(450, 200)]
+    scenes = show(40)
+    assert [face.id for face in scenes[-1].faces] == [1, 2]
+    left = [min(scene.faces, key=lambda face: face.box.centre[0]).id for scene in scenes[2:]]
+    assert set(left) == {1}
+
+
+def test_one_face_seen_twice_is_one_face(tracking):
+    _, detector, show = tracking
+    detector.boxes = [box_at(300, 200), box_at(304, 202)]
+    assert all(len(scene.faces) == 1 for scene in show(30)[1:])
+
+
+def test_an_empty_scene_is_searched_less_and_less(tracking):
+    _, detector, show = tracking
+    assert all(scene.faces == () for scene in show(90))
+    assert 3 <= detector.calls < 20
+
+
+def test_reset_counts_ids_anew(tracking):
+    tracker, detector, show = tracking
+    detector.boxes = [box_at(300, 200)]
+    show(3)
+    tracker.reset()
+    assert [face.id for face in show(2)[-1].faces] == [1]
+
+
+def test_at_most_so_many_faces_are_followed():
+    detector = Detector()
+    detector.boxes = [box_at(100 + 100 * i, 200, 60) for i in range(5)]
+    with Tracker(engine=FakeEngine(upright_face()), detector=detector, faces=2) as tracker:
+        scenes = [tracker(Frame(np.zeros((480, 640, 3), np.uint8), i, i / 30)) for i in range(20)]
+    assert max(len(scene.faces) for scene in scenes) == 2
+
+
+@pytest.mark.parametrize("faces", [0, -1, 1.5])
+def test_a_wrong_number_of_faces_is_said(faces):
+    with pytest.raises(TabrtError, match="faces"):
+        Tracker(engine=FakeEngine(upright_face()), detector=Detector(), faces=faces)
+
+
+def test_a_real_face_is_followed_with_one_id():
+    with Tracker(faces=1, threads=1) as tracker, open_film(CLIP) as film:
+        scenes = [tracker(frame) for frame in islice(film, 40)]
+    assert {face.id for scene in scenes for face in scene.faces} == {1}
+    assert all(len(scene.faces) == 1 for scene in scenes)
+    points = scenes[-1].faces[0].points
+    assert points[60:76, 1].mean() < points[51:60, 1].mean() < points[76:96, 1].mean()  # eyes, nose, mouth
+    assert scenes[-1].faces[0].confidence.mean() > 0.6
+
+
+def test_without_smoothing_points_are_raw():
+    with Tracker(faces=1, smoothing=0, threads=1) as tracker, open_film(CLIP) as film:
+        for frame in islice(film, 5):
+            for face in tracker(frame).faces:
+                np.testing.assert_array_equal(face.points, face.raw)
