@@ -446,9 +446,10 @@ def test_more_real_clips_come_through(tmp_path, name):
 # -- what goes wrong
 
 WRITER = """
-import sys, time
+import signal, sys, time
 import numpy as np
 from tabrt.video import FilmWriter
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background inherits that it is ignored
 noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
 with FilmWriter(sys.argv[1], 320, 240, 30) as writer:
     for number in range(100_000):
