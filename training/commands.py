@@ -63,7 +63,7 @@ def train(
     """Train a network; stopped by Ctrl+C, the same command goes on from the last saved state."""
     from tabrt.network import TabConfig
     from training.datasets import parse_sources, training_sets
-    from training.loop import launch
+    from training.loop import launch, native
     from training.loop import train as run
     from training.relabel import with_labels
 
@@ -79,9 +79,10 @@ def train(
         sets = with_labels(sets, labels)
     plan = replace(plan, mixture=mixture)
     launch(
-        devices, nodes, precision,
+        devices, nodes,
         lambda fabric: run(
-            config, plan, sets, validation, out, seed, workers, start, imagenet, validate_every, save_every, fabric
+            config, plan, sets, validation, out, seed, workers, start, imagenet, validate_every, save_every, fabric,
+            native(precision),
         ),
     )  # fmt: skip
 

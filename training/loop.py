@@ -39,15 +39,16 @@ def train(
     validate_every: int | None = None,
     save_every: int = 200,
     fabric: lightning.Fabric | None = None,
+    precision: str = "32-true",
 ) -> Path:
     """Train a network and leave in `out`: best.safetensors, last.safetensors, state.pt, log.csv, curves.png, samples/.
 
     Resumes from out/state.pt where there is one, with the numbers that an uninterrupted run would have had. start: a
     checkpoint whose weights fill whatever has the same name and shape. validate_every, save_every: steps; None: each
-    epoch, or 500 steps where the phase counts samples. Returns the best checkpoint by the validation set.
+    epoch, or 500 steps where the phase counts samples. precision: of the network's arithmetic, see `native`. Returns the best checkpoint by the validation set.
     """
     fabric = fabric or lightning.Fabric(accelerator="auto", devices=1)
-    run = _Run(config, recipe, sets, validation, out, seed, workers, save_every, fabric)
+    run = _Run(config, recipe, sets, validation, out, seed, workers, save_every, fabric, precision)
     run.begin(start, imagenet)
     with run.journal.bar:
         for index, phase in enumerate(recipe.phases):
@@ -70,7 +71,9 @@ class _Run:
         workers: int,
         save_every: int,
         fabric: lightning.Fabric,
+        precision: str,
     ):
+        self.half = precision == "bf16-mixed"
         self.recipe, self.sets, self.validation, self.out = recipe, sets, validation, out
         self.seed, self.workers, self.save_every, self.fabric = seed, workers, save_every, fabric
         self.sizes = {name: len(faces) for name, faces in sets.items()}
@@ -125,7 +128,7 @@ class _Run:
 
     def _prepare(self, phase: Phase):
         total = self._total if self.fabric.world_size > 1 else None
-        objective = Objective(self.model, self.recipe, phase.part, total)
+        objective = Objective(self.model, self.recipe, phase.part, total, self.half)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         kind = _OPTIMISERS[self.recipe.optimiser]
         optimiser = kind(parameters, lr=phase.learning_rate, weight_decay=self.recipe.weight_decay)
@@ -218,10 +221,13 @@ def learning_rate(phase: Phase, step: int, steps: int, steps_per_epoch: int) -> 
     )
 
 
-def launch(devices: int, nodes: int, precision: str, work: Callable[[lightning.Fabric], Path]) -> None:
-    """Run `work` by Fabric on this many devices of this many machines, with gradients shared (DDP)."""
+def launch(devices: int, nodes: int, work: Callable[[lightning.Fabric], Path]) -> None:
+    """Run `work` by Fabric on this many devices of this many machines, with gradients shared (DDP).
+
+    Fabric's own mixed precision would round the labelled points to bf16 too, by up to a pixel: `Objective` sees to it.
+    """
     strategy = "ddp" if devices * nodes > 1 else "auto"
-    fabric = lightning.Fabric(devices=devices, num_nodes=nodes, strategy=strategy, precision=native(precision))
+    fabric = lightning.Fabric(devices=devices, num_nodes=nodes, strategy=strategy)
     fabric.launch()
     best = work(fabric)
     fabric.print(f"best checkpoint: {best}")

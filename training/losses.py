@@ -100,12 +100,16 @@ class Objective(nn.Module):
     """A network and the loss of one part of it, as one module: what Fabric wraps, and gradients flow through.
 
     part: all | scbe (the boundary estimator alone) | balt (the estimator frozen, its batch normalisation too).
-    total: sums a tensor over all processes; None where there is one.
+    total: sums a tensor over all processes; None where there is one. half: the network computes in bf16 where that is
+    safe; the loss never does.
     """
 
-    def __init__(self, model: Tab, recipe: Recipe, part: str, total: Callable[[Tensor], Tensor] | None = None):
+    def __init__(
+        self, model: Tab, recipe: Recipe, part: str, total: Callable[[Tensor], Tensor] | None = None,
+        half: bool = False,
+    ):  # fmt: skip
         super().__init__()
-        self.model, self.recipe, self.part, self.total = model, recipe, part, total
+        self.model, self.recipe, self.part, self.total, self.half = model, recipe, part, total, half
         model.scbe.requires_grad_(part != "balt")
         model.balt.requires_grad_(part != "scbe")
 
@@ -118,11 +122,11 @@ class Objective(nn.Module):
     def forward(self, crops: Tensor, points: Tensor, boundaries: Tensor, known: Tensor) -> tuple[Tensor, ...]:
         """crops uint8 (B, 256, 256, 3), points (B, L, 2) crop px. Returns the loss, and its two parts on their own."""
         x = normalise(crops).contiguous(memory_format=torch.channels_last)
-        with torch.set_grad_enabled(self.part != "balt" and torch.is_grad_enabled()):
-            stacks, feature, levels = self.model.scbe(x)
-        maps = None if self.part == "scbe" else self.model.balt(stacks[-1], feature, levels)
-        with torch.autocast(x.device.type, enabled=False):
-            return self._loss(maps, stacks, points, boundaries, known)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
+            with torch.set_grad_enabled(self.part != "balt" and torch.is_grad_enabled()):
+                stacks, feature, levels = self.model.scbe(x)
+            maps = None if self.part == "scbe" else self.model.balt(stacks[-1], feature, levels)
+        return self._loss(maps, stacks, points, boundaries, known)
 
     def _loss(
         self, maps: Tensor | None, stacks: list[Tensor], points: Tensor, boundaries: Tensor, known: Tensor
