@@ -178,6 +178,36 @@ def test_a_network_starts_from_the_weights_that_fit(tmp_path):
     assert torch.equal(model.scbe.stacks[0].last.weight, weights(best)["scbe.stacks.0.last.weight"])
 
 
+def test_a_network_grows_hourglasses_and_computes_the_same_at_first(tmp_path):
+    torch.manual_seed(0)
+    best = run(tmp_path, recipe(steps=2))
+    small, grown = load_checkpoint(best)[0], Tab(dataclasses.replace(TINY, hourglasses=3))
+    assert "weights taken over" in loop.load_matching(grown, best)
+    x = normalise(torch.randint(0, 256, (2, CROP_SIZE, CROP_SIZE, 3), dtype=torch.uint8))
+    with torch.no_grad():
+        before, after = small.eval()(x), grown.eval()(x)
+    torch.testing.assert_close(after.landmarks, before.landmarks)
+    torch.testing.assert_close(after.boundaries[2], before.boundaries[0])
+    grown(x).landmarks.square().sum().backward()
+    assert all(part.weight.grad.abs().max() > 0 for part in grown.scbe.calibrations[1].children())
+
+
+def test_in_half_precision_the_labels_stay_exact(tmp_path, monkeypatch):
+    losses = {}
+    for precision in ("32-true", "bf16-mixed"):
+        seen = []
+        exact = landmark_cross_entropy
+        monkeypatch.setattr(
+            "training.losses.landmark_cross_entropy",
+            lambda maps, points, weight, seen=seen: seen.append((maps.dtype, points)) or exact(maps, points, weight),
+        )
+        run(tmp_path / precision, recipe(steps=2), precision=precision)
+        losses[precision] = seen
+    (full, points), (half, same_points) = losses["32-true"][0], losses["bf16-mixed"][0]
+    assert (full, half) == (torch.float32, torch.bfloat16)
+    assert torch.equal(points, same_points)
+
+
 def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):
     phases = (Phase("all", samples=40, learning_rate=1e30),)
     with pytest.raises(TabrtError, match=r"not finite at step .*learning rate"):

@@ -37,8 +37,19 @@ def card_of(config: TabConfig, recipe: Recipe, sizes: dict[str, int]) -> ModelCa
 
 
 def load_matching(model: Tab, path: Path) -> str:
-    """Fill every weight that has the same name and shape in a checkpoint; say how many. Raises TabrtError for none."""
-    own, theirs = model.state_dict(), load_checkpoint(path)[0].state_dict()
+    """Fill every weight that has the same name and shape in a checkpoint; say how many. Raises TabrtError for none.
+
+    Where the checkpoint has fewer hourglasses, the further ones start as copies of its last, the calibration before them
+    at zero: so the network starts as what it grew from.
+    """
+    source = load_checkpoint(path)[0]
+    own, theirs = model.state_dict(), dict(source.state_dict())
+    have = source.config.hourglasses
+    for stack in range(have, model.config.hourglasses):
+        for name, value in source.scbe.stacks[-1].state_dict().items():
+            theirs[f"scbe.stacks.{stack}.{name}"] = value
+        for name, value in model.scbe.calibrations[stack - 1].state_dict().items():
+            theirs[f"scbe.calibrations.{stack - 1}.{name}"] = torch.zeros_like(value)
     matching = {name: value for name, value in theirs.items() if name in own and own[name].shape == value.shape}
     if not matching:
         raise TabrtError(f"{path}: none of its weights fits this network; start from another checkpoint")

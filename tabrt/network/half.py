@@ -59,7 +59,7 @@ def half_but(model: onnx.ModelProto, kept: Collection[str]) -> onnx.ModelProto:
             if name in weights:
                 graph.initializer.append(_half_weight(weights[name], casts[name, kind]))
             else:
-                nodes.append(helper.make_node("Cast", [name], [casts[name, kind]], f"cast/{name}", to=kind))
+                nodes.append(helper.make_node("Cast", [name], [casts[name, kind]], f"cast/{casts[name, kind]}", to=kind))
         return casts[name, kind]
 
     for node in graph.node:
