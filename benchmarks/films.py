@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 
 from tabrt.app import DEMO_FILM
-from tabrt.video import FilmWriter, open_film
+from tabrt.video import open_film
+from tabrt.writer import FilmWriter
 
 FACE = (slice(10, 350), slice(245, 585))  # rows, columns of the demo film: a square around its face
 SIZES = {"360p": (640, 360), "720p": (1280, 720), "1080p": (1920, 1080)}

@@ -17,7 +17,8 @@ from tabrt.overlay import draw
 from tabrt.progress import Stopwatch
 from tabrt.topology import topology_named
 from tabrt.tracker import Tracker
-from tabrt.video import FilmWriter, open_film
+from tabrt.video import open_film
+from tabrt.writer import FilmWriter
 
 STAGES = ("decode", "detect", "crop", "network", "maps", "smooth", "draw", "encode")
 

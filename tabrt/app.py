@@ -26,7 +26,8 @@ from tabrt.progress import Progress, Stopwatch, totals, where_time_went
 from tabrt.records import LandmarkWriter
 from tabrt.topology import Topology, topology_named
 from tabrt.tracker import Tracker
-from tabrt.video import PICTURE_SUFFIXES, Film, FilmWriter, open_film, read_image
+from tabrt.video import PICTURE_SUFFIXES, Film, open_film, read_image
+from tabrt.writer import FilmWriter
 
 Sink = Callable[[Scene], object]
 

@@ -16,7 +16,7 @@ from tabrt.camera import LiveCamera, State
 from tabrt.errors import TabrtError
 from tabrt.faces import Scene
 from tabrt.status import Numbers
-from tabrt.video import FilmWriter
+from tabrt.writer import FilmWriter
 
 USUAL_RATE = 30.0  # pictures a second, of a source that does not say
 

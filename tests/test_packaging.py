@@ -19,7 +19,7 @@ import tabrt
 
 # A module imports only from those before it.
 ORDER = (
-    *("errors", "geometry", "topology", "heatmaps", "faces", "metrics", "video", "ahead", "detector"),
+    *("errors", "geometry", "topology", "heatmaps", "faces", "metrics", "video", "writer", "ahead", "detector"),
     *("engine", "network", "engines", "smoothing", "tracker", "overlay", "records"),
     *("cameras", "camera", "status", "outputs", "window", "web", "serve"),
     *("progress", "doctor", "app", "live", "bench", "cli", "__main__"),

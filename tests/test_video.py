@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 
 from tabrt.errors import TabrtError
-from tabrt.video import FilmWriter, open_film, read_image
+from tabrt.video import open_film, read_image
+from tabrt.writer import FilmWriter
 
 CLIP = Path(__file__).parents[1] / "tabrt" / "demo" / "pexels_face.mp4"
 SHARED = Path(__file__).parents[2] / "shared" / "videos"
@@ -448,7 +449,7 @@ def test_more_real_clips_come_through(tmp_path, name):
 WRITER = """
 import signal, sys, time
 import numpy as np
-from tabrt.video import FilmWriter
+from tabrt.writer import FilmWriter
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background inherits that it is ignored
 noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
 with FilmWriter(sys.argv[1], 320, 240, 30) as writer:
@@ -488,7 +489,7 @@ FULL = """
 import resource, sys
 import numpy as np
 from tabrt.errors import TabrtError
-from tabrt.video import FilmWriter
+from tabrt.writer import FilmWriter
 resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))
 noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
 try:

@@ -39,8 +39,8 @@ def card_of(config: TabConfig, recipe: Recipe, sizes: dict[str, int]) -> ModelCa
 def load_matching(model: Tab, path: Path) -> str:
     """Fill every weight that has the same name and shape in a checkpoint; say how many. Raises TabrtError for none.
 
-    Where the checkpoint has fewer hourglasses, the further ones start as copies of its last, the calibration before them
-    at zero: so the network starts as what it grew from.
+    Where the checkpoint has fewer hourglasses, the further ones start as copies of its last, the calibration before
+    them at zero: so the network starts as what it grew from.
     """
     source = load_checkpoint(path)[0]
     own, theirs = model.state_dict(), dict(source.state_dict())

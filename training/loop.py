@@ -45,7 +45,8 @@ def train(
 
     Resumes from out/state.pt where there is one, with the numbers that an uninterrupted run would have had. start: a
     checkpoint whose weights fill whatever has the same name and shape. validate_every, save_every: steps; None: each
-    epoch, or 500 steps where the phase counts samples. precision: of the network's arithmetic, see `native`. Returns the best checkpoint by the validation set.
+    epoch, or 500 steps where the phase counts samples. precision: of the network's arithmetic, as `native` gives it.
+    Returns the best checkpoint by the validation set.
     """
     fabric = fabric or lightning.Fabric(accelerator="auto", devices=1)
     run = _Run(config, recipe, sets, validation, out, seed, workers, save_every, fabric, precision)

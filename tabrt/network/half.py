@@ -55,11 +55,11 @@ def half_but(model: onnx.ModelProto, kept: Collection[str]) -> onnx.ModelProto:
 
     def cast(name: str, kind: int) -> str:
         if (name, kind) not in casts:
-            casts[name, kind] = f"{name}_{'half' if kind == HALF else 'float'}"
+            made = casts[name, kind] = f"{name}_{'half' if kind == HALF else 'float'}"
             if name in weights:
-                graph.initializer.append(_half_weight(weights[name], casts[name, kind]))
+                graph.initializer.append(_half_weight(weights[name], made))
             else:
-                nodes.append(helper.make_node("Cast", [name], [casts[name, kind]], f"cast/{casts[name, kind]}", to=kind))
+                nodes.append(helper.make_node("Cast", [name], [made], f"cast/{made}", to=kind))
         return casts[name, kind]
 
     for node in graph.node:
