@@ -7,11 +7,13 @@ and misses a third of the faces below 60 px in a 640 px picture. A large picture
 from __future__ import annotations
 
 import contextlib
+import importlib
 import math
 import os
 import re
 import sys
 import tempfile
+import types
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -136,8 +138,9 @@ def _load(name: str):
     path = MODEL_FOLDER / name
     if not path.is_file():
         raise TabrtError(f"the face detector's model {name} is not installed; install tabrt again")
-    from mediapipe.tasks.python.core.base_options import BaseOptions
-    from mediapipe.tasks.python.vision.face_detector import FaceDetector, FaceDetectorOptions
+    with _pyplot_on_demand():
+        from mediapipe.tasks.python.core.base_options import BaseOptions
+        from mediapipe.tasks.python.vision.face_detector import FaceDetector, FaceDetectorOptions
 
     options = FaceDetectorOptions(
         base_options=BaseOptions(model_asset_buffer=path.read_bytes()), min_detection_confidence=MIN_SCORE
@@ -146,6 +149,28 @@ def _load(name: str):
         return FaceDetector.create_from_options(options)
     except (RuntimeError, ValueError, OSError) as error:
         raise TabrtError(f"the face detector cannot start ({error}); install tabrt and mediapipe again") from error
+
+
+@contextlib.contextmanager
+def _pyplot_on_demand() -> Iterator[None]:
+    """Let MediaPipe be imported without matplotlib, a quarter of a start: it needs it for plots alone, never made here.
+
+    Within, a module that loads matplotlib.pyplot at its first use stands in for it.
+    """
+    if "matplotlib" in sys.modules:
+        yield
+        return
+    names = ("matplotlib", "matplotlib.pyplot")
+    package, pyplot = (types.ModuleType(name) for name in names)
+    package.pyplot = pyplot
+    pyplot.__getattr__ = lambda attribute: getattr(importlib.import_module("matplotlib.pyplot"), attribute)
+    sys.modules.update(zip(names, (package, pyplot), strict=True))
+    try:
+        yield
+    finally:
+        for name, module in zip(names, (package, pyplot), strict=True):
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
 
 
 def _close(*models) -> None:

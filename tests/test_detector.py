@@ -156,3 +156,18 @@ def test_what_is_not_chatter_is_passed_on(capfd: pytest.CaptureFixture):
     with module._without_chatter():
         os.write(2, b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\na real problem\n")
     assert capfd.readouterr().err == "a real problem\n"
+
+
+WITHOUT_PYPLOT = """
+import sys
+from tabrt.detector import Detector
+Detector().close()
+assert not any(name.split(".")[0] == "matplotlib" for name in sys.modules), "matplotlib was imported"
+from mediapipe.tasks.python.vision import drawing_utils
+import matplotlib.pyplot
+assert drawing_utils.plt.Figure is matplotlib.pyplot.Figure
+"""
+
+
+def test_matplotlib_is_not_loaded_until_something_plots():
+    subprocess.run([sys.executable, "-c", WITHOUT_PYPLOT], check=True, timeout=60)
