@@ -26,20 +26,23 @@ NEW_CONFIDENCE = 0.5  # from here on a found face is believed
 KEPT_CONFIDENCE = 0.3  # below, a followed face is lost: lower than for new ones, so that a hand before it is no end
 SURE_CONFIDENCE = 0.6  # a face below it must be found again by the detector now and then
 MISSED_SEARCHES = 3  # searches that may pass over such a face before it counts as lost
-LOST_SECONDS = 1.5  # how long a lost face keeps its id: an occlusion of a second, and the time to find it again
+LOST_SECONDS = 2.0  # how long a lost face keeps its id: an occlusion of a second, half hidden before and after it
 RETURN_DISTANCE = 0.6  # face sides between where a lost face was expected and where it may come back …
 RETURN_SPEED = 0.8  # … and how much farther for each second that it was lost
 RETURN_GROWTH = 0.5  # largest change of the logarithm of its size
 COLLAPSE = 0.25  # face sides, mean distance of points at which two faces are one
-TIE = 0.1  # face sides: jumps closer than this do not tell which of two collapsed faces is the real one
+TIE = 0.1  # doubts closer than this do not tell which of two collapsed faces is the real one
 STEADY = 0.25  # face sides that points may move across a suspected cut of one and the same face
 CUT = 22.0  # grey levels of mean change of the thumbnail from which a cut is suspected
 THUMBNAIL = 32  # px
 NOMINAL_STEP = 1 / 30  # s, where the frames' own times do not advance
 SEARCH_SECONDS = 0.5  # between searches while fewer faces are followed than asked for …
 CHECK_SECONDS = 2.0  # … and when all are
-MAX_WAIT = 60  # frames between searches at most
-SPEED_SMOOTHING = 0.5  # share of the newest step in a face's speed
+MAX_WAIT = 60  # frames between searches at most …
+LOST_WAIT = 4  # … and while one is lost that may come back
+SPEED_SECONDS = 0.1  # over which a face's speed is averaged
+USUAL_SECONDS = 1.0  # in which a face's usual confidence follows one that is lower; a higher one it takes at once
+WELL_SEEN = 0.93  # of the usual confidence: below it something is before the face, and its points are dragged along
 
 
 @dataclass
@@ -52,19 +55,22 @@ class _Track:
     confidence: np.ndarray  # (L,)
     smoother: Smoother
     seen: float  # clock of the last frame it was seen in
-    box: Box
-    speed: np.ndarray = field(default_factory=lambda: np.zeros(2))  # frame px/s
+    box: Box  # of the points, with their mean confidence
+    well_seen: float  # clock of the last frame in which nothing was before it
+    well_box: Box
+    speed: np.ndarray = field(default_factory=lambda: np.zeros(2))  # frame px/s, while well seen
+    usual: float = 0.0  # confidence
+    doubt: float = 0.0  # face sides from where it was expected, plus the confidence it lacks: large on another's face
     missed: int = 0  # searches in a row that passed it over
-    jump: float = 0.0  # face sides between where it was expected and where it was seen
     boundaries: np.ndarray | None = None
 
     @property
     def side(self) -> float:
-        return max(self.box.width, self.box.height, 1e-6)
+        return max(self.well_box.width, self.well_box.height, 1e-6)
 
     def expected(self, clock: float) -> np.ndarray:
         """Where its centre should be by now, if it moves on as it did."""
-        return np.asarray(self.box.centre) + self.speed * (clock - self.seen)
+        return np.asarray(self.well_box.centre) + self.speed * (clock - self.well_seen)
 
 
 @dataclass(frozen=True)
@@ -216,10 +222,15 @@ class Tracker:
             self._wake()
 
     def _see(self, track: _Track, look: _Look) -> None:
-        step = max(self._clock - track.seen, 1e-3)
-        moved = np.asarray(look.box.centre) - np.asarray(track.box.centre)
-        track.jump = float(np.linalg.norm(look.box.centre - track.expected(self._clock))) / track.side
-        track.speed = track.speed + SPEED_SMOOTHING * (moved / step - track.speed)
+        faded = math.exp((track.seen - self._clock) / USUAL_SECONDS)
+        track.usual = max(look.score, look.score + faded * (track.usual - look.score))
+        jump = float(np.linalg.norm(look.box.centre - track.expected(self._clock))) / track.side
+        track.doubt = jump + track.usual - look.score
+        if look.score >= WELL_SEEN * track.usual:
+            step = max(self._clock - track.well_seen, 1e-3)
+            speed = np.subtract(look.box.centre, track.well_box.centre) / step
+            track.speed = speed + math.exp(-step / SPEED_SECONDS) * (track.speed - speed)
+            track.well_seen, track.well_box = self._clock, look.box
         track.points, track.confidence, track.box = look.points, look.confidence, look.box
         track.boundaries = look.boundaries
         track.seen = self._clock
@@ -229,9 +240,9 @@ class Tracker:
         return Crop.following(points, self.topology.roll(points), self.engine.card.crop_margin)
 
     def _part(self) -> None:
-        """Where two tracks have come to lie on one face, keep that which moved there steadily, else the older."""
+        """Where two tracks have come to lie on one face, keep that which was seen to get there, else the older."""
         kept: list[_Track] = []
-        for track in sorted(self._tracks, key=lambda track: (round(track.jump / TIE), track.id)):
+        for track in sorted(self._tracks, key=lambda track: (round(track.doubt / TIE), track.id)):
             (self._lost if any(_collapsed(track, other) for other in kept) else kept).append(track)
         self._tracks = kept
 
@@ -243,7 +254,8 @@ class Tracker:
         elapsed = self._clock - self._searched
         if not wanting:
             return elapsed >= CHECK_SECONDS or self._waited > MAX_WAIT
-        return self._waited >= min(self._wait, MAX_WAIT) or elapsed >= SEARCH_SECONDS
+        longest = LOST_WAIT if self._lost else MAX_WAIT
+        return self._waited >= min(self._wait, longest) or elapsed >= SEARCH_SECONDS
 
     def _search(self, image: np.ndarray) -> None:
         with self._stage("detect"):
@@ -265,10 +277,11 @@ class Tracker:
 
     def _welcome(self, look: _Look) -> None:
         """Follow a found face: one that was lost not long ago, or a new one."""
+        now, box = self._clock, look.box
         track = _Track(
-            0, self._crop_after(look.points), look.points, look.confidence, self._smoother(), self._clock, look.box
+            *(0, self._crop_after(look.points), look.points, look.confidence, self._smoother(), now, box, now, box),
+            boundaries=look.boundaries,
         )
-        track.boundaries = look.boundaries
         if any(_collapsed(track, other) for other in self._tracks):
             return
         returning = min(self._lost, key=lambda lost: self._distance(lost, track), default=None)
@@ -284,7 +297,7 @@ class Tracker:
         """Face sides between where a lost face was expected and where a face was found; infinite if it is another."""
         gone = self._clock - lost.seen
         far = float(np.linalg.norm(lost.expected(self._clock) - found.box.centre)) / lost.side
-        stayed = float(np.linalg.norm(np.subtract(lost.box.centre, found.box.centre))) / lost.side
+        stayed = float(np.linalg.norm(np.subtract(lost.well_box.centre, found.box.centre))) / lost.side
         if abs(math.log(found.side / lost.side)) > RETURN_GROWTH:
             return math.inf
         distance = min(far, stayed)

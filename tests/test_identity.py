@@ -1,0 +1,144 @@
+"""Ids of real faces that cross, hide, leave and come back, through the shipped detector and network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import CLIP
+
+from tabrt.faces import Frame, Scene
+from tabrt.tracker import Tracker
+from tabrt.video import open_film
+
+PORTRAIT = Path(__file__).parent / "data" / "astronaut.png"
+SIZE = (640, 360)  # px, width and height of the stage
+SIDE = 150  # px of a sprite, of which the face is about half
+RATE = 30  # frames a second
+
+Place = tuple[str, float, float]  # what stands where: its name and its centre in px; later ones stand before earlier
+
+
+@pytest.fixture(scope="module")
+def sprites() -> dict[str, np.ndarray]:
+    """Two real heads, and a grey board to hide behind."""
+    portrait = cv2.imread(str(PORTRAIT))
+    with open_film(CLIP) as film:
+        still = next(iter(film)).image
+    heads = {}
+    with Tracker(faces=1) as tracker:
+        for index, (name, image) in enumerate({"woman": portrait, "other": still}.items()):
+            tracker.reset()
+            box = tracker(Frame(image, index, index / RATE)).faces[0].box
+            x, y = box.centre
+            scale = SIDE / (1.9 * max(box.width, box.height))
+            map_to = np.array([[scale, 0, SIDE / 2 - scale * x], [0, scale, SIDE / 2 - scale * y]])
+            heads[name] = cv2.warpAffine(
+                image, map_to, (SIDE, SIDE), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REPLICATE
+            )
+    return {**heads, "board": np.full((int(1.3 * SIDE), int(1.3 * SIDE), 3), 120, np.uint8)}
+
+
+def picture(sprites: dict[str, np.ndarray], places: list[Place]) -> np.ndarray:
+    image = np.full((SIZE[1], SIZE[0], 3), (90, 110, 100), np.uint8)
+    image += np.random.default_rng(0).integers(0, 12, image.shape, np.uint8)
+    for name, x, y in places:
+        sprite = sprites[name]
+        height, width = sprite.shape[:2]
+        shift = np.array([[1, 0, x - width / 2], [0, 1, y - height / 2]])
+        cv2.warpAffine(sprite, shift, SIZE, dst=image, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_TRANSPARENT)
+    return image
+
+
+@pytest.fixture
+def play(sprites) -> Iterator[Callable[[float, Callable[[float], list[Place]]], list[Scene]]]:
+    """Go on for some seconds with what stands where at each time from 0 … 1 of them; the scenes that come of it."""
+    shown = 0
+    with Tracker(faces=4) as tracker:
+
+        def go_on(seconds: float, stage: Callable[[float], list[Place]]) -> list[Scene]:
+            nonlocal shown
+            count = round(seconds * RATE)
+            scenes = []
+            for index in range(count):
+                image = picture(sprites, stage(index / count))
+                scenes.append(tracker(Frame(image, shown, shown / RATE)))
+                shown += 1
+            return scenes
+
+        yield go_on
+
+
+def ids(scene: Scene) -> set[int]:
+    return {face.id for face in scene.faces}
+
+
+def id_at(scene: Scene, x: float) -> int | None:
+    """The id of the face within half a sprite of x."""
+    near = [face.id for face in scene.faces if abs(face.box.centre[0] - x) < SIDE / 2]
+    return near[0] if len(near) == 1 else None
+
+
+@pytest.mark.parametrize("front", ["woman", "other"])
+@pytest.mark.parametrize("seconds", [1.5, 4.0])
+def test_two_faces_that_cross_keep_their_ids(play, front, seconds):
+    def stage(t: float) -> list[Place]:
+        places = [("woman", 120 + 400 * t, 180), ("other", 520 - 400 * t, 180)]
+        return places if front == "other" else places[::-1]
+
+    before = play(1, lambda t: stage(0))[-1]
+    crossing = play(seconds, stage)
+    after = play(1, lambda t: stage(1))[-1]
+    woman, other = id_at(before, 120), id_at(before, 520)
+    assert None not in (woman, other)
+    assert (id_at(after, 520), id_at(after, 120)) == (woman, other)
+    for index, scene in enumerate(crossing):
+        t = index / len(crossing)
+        if abs(t - 0.5) > 0.25:  # well apart
+            assert id_at(scene, 120 + 400 * t) in (woman, None)
+            assert id_at(scene, 520 - 400 * t) in (other, None)
+    assert set.union(*map(ids, crossing)) == {woman, other}
+
+
+def test_a_face_hidden_for_a_second_keeps_its_id_and_leaves_no_ghost(play):
+    before = play(0.7, lambda t: [("woman", 200, 180), ("other", 480, 180)])[-1]
+    hidden = play(1, lambda t: [("woman", 200, 180), ("other", 480, 180), ("board", 200, 180)])
+    after = play(0.7, lambda t: [("woman", 200, 180), ("other", 480, 180)])[-1]
+    woman, other = id_at(before, 200), id_at(before, 480)
+    assert all(ids(scene) == {other} for scene in hidden)
+    assert (id_at(after, 200), id_at(after, 480)) == (woman, other)
+
+
+def test_a_face_that_walks_behind_a_pillar_keeps_its_id(play):
+    def stage(t: float) -> list[Place]:
+        return [("woman", 100 + 440 * t, 180), ("board", 320, 180)]
+
+    scenes = play(2.5, stage)
+    assert id_at(scenes[3], 100 + 440 * 3 / len(scenes)) == id_at(scenes[-1], 540) == 1
+    middle = scenes[len(scenes) // 2]
+    assert middle.faces == ()  # right behind it
+
+
+def test_a_face_that_is_gone_is_dropped_at_once_and_one_that_comes_late_is_new(play):
+    assert ids(play(0.5, lambda t: [("woman", 320, 180)])[-1]) == {1}
+    assert not any(scene.faces for scene in play(3, lambda t: []))
+    assert ids(play(0.7, lambda t: [("woman", 320, 180)])[-1]) == {2}
+
+
+def test_a_face_that_appears_elsewhere_is_another(play):
+    play(0.5, lambda t: [("woman", 120, 180)])
+    play(0.3, lambda t: [])
+    assert ids(play(0.7, lambda t: [("other", 520, 180)])[-1]) == {2}
+
+
+def test_who_stays_keeps_the_id_when_others_come_and_go(play):
+    play(0.7, lambda t: [("woman", 140, 180)])
+    both = play(1.2, lambda t: [("woman", 140, 180), ("other", 480, 180)])
+    left = play(1.5, lambda t: [("other", 480, 180), ("woman", 140 - 330 * t, 180)])  # walks out of the picture
+    back = play(1.0, lambda t: [("other", 480, 180)])
+    assert (id_at(both[-1], 140), id_at(both[-1], 480)) == (1, 2)
+    assert all(2 in ids(scene) for scene in left)
+    assert ids(back[-1]) == {2}
