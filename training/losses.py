@@ -43,39 +43,51 @@ class _SoftTargetCrossEntropy(torch.autograd.Function):
     """Cross-entropy of each map's softmax to a gaussian, plus `weight` times the distance of its mean to the point.
 
     Written out because at this size of network autograd's intermediates over (B, L, 4096) would cost as much time as
-    the network: forward and backward keep the softmax alone.
+    the network. The gradient is made on the way forward, on a CPU face by face: the maps of one face fit its cache.
     """
 
     @staticmethod
     def forward(ctx, maps, along_x, along_y, cells, mask, weight):
-        flat = maps.contiguous().float()
-        highest = flat.amax(dim=(2, 3), keepdim=True)
-        shares = torch.exp(flat - highest)
-        total = shares.sum(dim=(2, 3), keepdim=True)
-        shares /= total
-        # −Σ target · log share; the target sums to 1 and is separable.
-        score = torch.einsum("blyx,bly,blx->bl", flat, along_y, along_x)
-        entropy = highest[..., 0, 0] + total[..., 0, 0].log() - score
-        grid = torch.arange(HEATMAP_SIZE, device=maps.device, dtype=torch.float32)
-        mean = torch.stack([shares.sum(dim=2) @ grid, shares.sum(dim=3) @ grid], dim=-1)  # (B, L, 2)
-        offset = mean - cells
-        distance = (offset.square().sum(dim=-1) + 0.01).sqrt()
         count = mask.sum().clamp(min=1)
-        ctx.save_for_backward(shares, along_x, along_y, mean, offset / distance[..., None], mask / count)
-        ctx.weight = weight
-        return ((entropy + weight * distance) * mask).sum() / count
+        slope = torch.empty_like(maps)
+        together = 1 if maps.device.type == "cpu" else len(maps)
+        losses = []
+        for first in range(0, len(maps), together):
+            part = slice(first, first + together)
+            loss, gradient = _entropy(maps[part], along_x[part], along_y[part], cells[part], weight)
+            share = mask[part] / count
+            losses.append((loss * share).sum())
+            slope[part] = gradient.mul_(share[..., None, None])
+        ctx.save_for_backward(slope)
+        return torch.stack(losses).sum()
 
     @staticmethod
     def backward(ctx, gradient):
-        shares, along_x, along_y, mean, direction, mask = ctx.saved_tensors
-        grid = torch.arange(HEATMAP_SIZE, device=shares.device, dtype=torch.float32)
-        # d entropy = share − target; d mean = share · (grid − mean).
-        pull = ctx.weight * direction[..., None] * (grid - mean[..., None])  # (B, L, 2, 64)
-        rows = 1 + pull[..., 1, :]
-        out = shares * (rows[..., :, None] + pull[..., 0, None, :])
-        out -= along_y[..., :, None] * along_x[..., None, :]
-        out *= (mask * gradient)[..., None, None]
-        return out, None, None, None, None, None
+        (slope,) = ctx.saved_tensors
+        return slope * gradient.to(slope.dtype), None, None, None, None, None
+
+
+def _entropy(
+    maps: Tensor, along_x: Tensor, along_y: Tensor, cells: Tensor, weight: float
+) -> tuple[Tensor, Tensor]:
+    """The loss of every map (B, L), and its slope (B, L, 64, 64). The target is along_y × along_x, and sums to 1."""
+    flat = maps.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    # −Σ target · log share: the target is separable, and never made as a map here.
+    score = ((along_y[..., None, :] @ flat)[..., 0, :] * along_x).sum(dim=-1)
+    highest = flat.amax(dim=(2, 3), keepdim=True)
+    shares = flat.sub_(highest).exp_()
+    total = shares.sum(dim=(2, 3), keepdim=True)
+    shares.div_(total)
+    entropy = highest[..., 0, 0] + total[..., 0, 0].log() - score
+    grid = torch.arange(HEATMAP_SIZE, device=maps.device, dtype=torch.float32)
+    mean = torch.stack([shares.sum(dim=2) @ grid, shares.sum(dim=3) @ grid], dim=-1)  # (B, L, 2)
+    offset = mean - cells
+    distance = (offset.square().sum(dim=-1) + 0.01).sqrt()
+    # d entropy = share − target; d mean = share · (grid − mean).
+    pull = weight * (offset / distance[..., None])[..., None] * (grid - mean[..., None])  # (B, L, 2, 64)
+    shares.mul_((1 + pull[..., 1, :])[..., :, None] + pull[..., 0, None, :])
+    shares.addcmul_(along_y[..., :, None], along_x[..., None, :], value=-1)
+    return entropy + weight * distance, shares
 
 
 def landmark_cross_entropy(maps: Tensor, points: Tensor, weight: float = 0.0) -> Tensor:
