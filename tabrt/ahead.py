@@ -40,11 +40,20 @@ class Ahead(Generic[Item]):
     def __next__(self) -> Item:
         return self._belt.take()
 
-    def close(self) -> None:
-        """Stop the thread, waiting for it a second at most. Items not taken yet are let go."""
+    def take(self, timeout: float) -> Item | None:
+        """The next item as `next` gives it, or None when none comes for `timeout` seconds."""
+        return self._belt.take(timeout)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread still runs."""
+        return self._thread.is_alive()
+
+    def close(self, patience: float = PATIENCE) -> None:
+        """Stop the thread, waiting for it `patience` seconds at most. Items not taken yet are let go."""
         self._belt.stop()
         if self._thread is not threading.current_thread():
-            self._thread.join(PATIENCE)
+            self._thread.join(patience)
 
     def __enter__(self) -> Ahead[Item]:
         return self
@@ -79,13 +88,15 @@ class _Belt:
             self._changed.notify_all()
             return not self._stopped
 
-    def take(self):
+    def take(self, timeout: float | None = None):
         with self._changed:
-            self._changed.wait_for(lambda: self._items or self._ended or self._stopped)
+            self._changed.wait_for(lambda: self._items or self._ended or self._stopped, timeout)
             if self._items:
                 item = self._items.popleft()
                 self._changed.notify_all()
                 return item
+            if not (self._ended or self._stopped):
+                return None
             error, self._error = self._error, None
         raise error or StopIteration
 

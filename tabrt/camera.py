@@ -14,15 +14,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import unquote, urlsplit
 
 import av
 import cv2
 import numpy as np
 from av.error import FFmpegError
 
+from tabrt.ahead import ahead
 from tabrt.cameras import cameras
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame
@@ -102,13 +106,15 @@ class LiveCamera:
         self._open, self._mirror, self._exit_when_lost = open_capture, mirror, exit_when_lost
         self._stall, self._patience, self._frozen, self._waits, self._tick = stall, patience, frozen, waits, tick
         self._stop = threading.Event()
+        self._why = "let go"  # it stopped
         self._readers: list[_Reader] = []
         self._pictures = 0
         self._failures = 0  # since the picture last changed
         self._sample: np.ndarray | None = None
 
-    def stop(self) -> None:
-        """Let the source go. Iterating ends within a tick, even while a read is stuck."""
+    def stop(self, reason: str = "") -> None:
+        """Let the source go. Iterating ends within a tick, even while a read is stuck. reason: for the log."""
+        self._why = reason or self._why
         self._stop.set()
 
     def __iter__(self) -> Iterator[Frame | None]:
@@ -117,8 +123,10 @@ class LiveCamera:
             while not self._stop.is_set():
                 reader = self._new_reader()
                 lost = yield from self._frames(reader)
-                if lost is None:
+                if not lost:
+                    self._why = self._why if self._stop.is_set() else "the film ended"
                     return
+                self._why = lost
                 self._check_lost(lost)
                 yield from self._wait_to_reopen(lost)
         finally:
@@ -132,14 +140,15 @@ class LiveCamera:
         return reader
 
     def _frames(self, reader: _Reader):
-        """Frames, and ticks, until the source is lost; returns why, or None at its end or when it was stopped."""
+        """Frames, and ticks, until the source is lost; returns why, or "" at its end or when it was stopped."""
         last = changed = time.monotonic()
         limit = self._patience
         while not self._stop.is_set():
-            picture = reader.take(self._tick)
+            try:
+                picture = reader.take(self._tick)
+            except _Ended as end:
+                return str(end)
             now = time.monotonic()
-            if picture is None and reader.ended:
-                return reader.reason
             if picture is None:
                 if reader.live and now - last > limit:
                     return f"no picture for {now - last:.1f} s"
@@ -152,7 +161,7 @@ class LiveCamera:
             elif reader.live and now - changed > self._frozen:
                 return f"the picture is frozen for {now - changed:.1f} s"
             yield Frame(self._fitted(picture.image), self._pictures + picture.index, picture.time)
-        return None
+        return ""
 
     def _running(self, reader: _Reader) -> None:
         if self.state is not State.RUNNING:
@@ -199,11 +208,11 @@ class LiveCamera:
         return len(self._readers)
 
     def _release(self) -> None:
-        for reader in self._readers:
+        for reader in self._readers[:-1]:
             reader.abandon()
         for reader in self._readers[-1:]:
-            reader.join(0.3)
-        self._enter(State.STOPPED, self.name)
+            reader.abandon(0.3)
+        self._enter(State.STOPPED, self._why)
 
     def _enter(self, state: State, reason: str) -> None:
         self.state, self.reason = state, reason
@@ -211,74 +220,52 @@ class LiveCamera:
         log.log(logging.WARNING if troubled else logging.INFO, "%s: %s", state, reason)
 
 
+@dataclass(frozen=True)
 class _Picture:
     """One picture as it came: image uint8 (H, W, 3), its number, the monotonic time."""
 
-    __slots__ = ("image", "index", "time")
-
-    def __init__(self, image: np.ndarray, index: int, time: float):
-        self.image, self.index, self.time = image, index, time
+    image: np.ndarray
+    index: int
+    time: float
 
 
 class _Reader:
-    """Opens and reads one capture in a daemon thread, keeping the newest picture. It closes what it opened."""
+    """Opens and reads one capture in a thread of its own, keeping the newest picture. It closes what it opened."""
 
     def __init__(self, open_capture: Callable[[], Capture]):
-        self.pictures = 0
+        self.pictures = 0  # that came
         self.rate: float | None = None
         self.live = True
-        self.ended = False
-        self.reason: str | None = None  # why it ended; None: the source has an end, and this was it
-        self._newest: _Picture | None = None
-        self._abandoned = False
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, args=(open_capture,), name="tabrt-camera", daemon=True)
-        self._thread.start()
+        self._newest = ahead(self._read(open_capture), drop=True)
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        return self._newest.alive
 
     def take(self, timeout: float) -> _Picture | None:
-        """The newest picture not taken yet, waited for at most `timeout` seconds."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._newest is not None or self.ended, timeout)
-            picture, self._newest = self._newest, None
-            return picture
-
-    def abandon(self) -> None:
-        self._abandoned = True
-
-    def join(self, timeout: float) -> None:
-        self._thread.join(timeout)
-
-    def _run(self, open_capture: Callable[[], Capture]) -> None:
+        """The newest picture not taken yet, waited for at most `timeout` seconds. Raises _Ended."""
         try:
-            self._read(open_capture)
+            return self._newest.take(timeout)
+        except StopIteration:
+            raise _Ended("the stream ended" if self.live else "") from None
         except TabrtError as problem:
-            self.reason = str(problem)
+            raise _Ended(str(problem)) from None
         except Exception as problem:  # whatever a driver throws, it is a reason to open it anew
-            self.reason = f"{type(problem).__name__}: {problem}".splitlines()[0][:200]
-        with self._changed:
-            self.ended = True
-            self._changed.notify_all()
+            raise _Ended(f"{type(problem).__name__}: {problem}".splitlines()[0][:200]) from None
 
-    def _read(self, open_capture: Callable[[], Capture]) -> None:
-        capture = open_capture()
-        try:
+    def abandon(self, patience: float = 0.0) -> None:
+        self._newest.close(patience)
+
+    def _read(self, open_capture: Callable[[], Capture]) -> Iterator[_Picture]:
+        with closing(open_capture()) as capture:
             self.rate, self.live = capture.rate, capture.live
-            while not self._abandoned and (image := capture.read()) is not None:
-                self._put(image)
-            if self.live:
-                self.reason = "the stream ended"
-        finally:
-            capture.close()
+            while (image := capture.read()) is not None:
+                self.pictures += 1
+                yield _Picture(image, self.pictures - 1, time.monotonic())
 
-    def _put(self, image: np.ndarray) -> None:
-        with self._changed:
-            self._newest = _Picture(image, self.pictures, time.monotonic())
-            self.pictures += 1
-            self._changed.notify_all()
+
+class _Ended(Exception):
+    """No more pictures come; says why, or nothing where a film has come to its end."""
 
 
 def fit(image: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -302,7 +289,7 @@ def live_camera(
     size: width and height, and fps, are asked of a camera, which gives the nearest it can. watching: what LiveCamera
     takes. Raises TabrtError for a source that cannot be one; other problems show when it is iterated over.
     """
-    source = str(source)
+    source = _local(str(source))
     if not _is_device(source) and (size or fps):
         raise TabrtError("--size and --fps are for cameras; a stream or film comes as it is: leave them out")
     if _is_device(source):
@@ -317,6 +304,16 @@ def live_camera(
         return DeviceCapture(find_device(source), size, fps)
 
     return LiveCamera(open_capture, shown(source), **watching)
+
+
+def _local(source: str) -> str:
+    """The path behind a file URL; anything else as it is."""
+    if not source.lower().startswith("file://"):
+        return source
+    path = unquote(urlsplit(source).path)
+    if not os.path.isfile(path):
+        raise TabrtError(f"there is no film {path}; check the address")
+    return path
 
 
 def shown(source: str) -> str:

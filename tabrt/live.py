@@ -8,6 +8,7 @@ A slow part drops frames; nothing queues, so the picture is never late by more t
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import threading
 import time
@@ -24,15 +25,16 @@ from tabrt.camera import LiveCamera, State, live_camera
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame, Scene
 from tabrt.geometry import CROP_SIZE
-from tabrt.outputs import MetricsServer, Recorder, VirtualCamera, osc_sink, snapshot
+from tabrt.outputs import MetricsServer, Recorder, VirtualCamera, find_pyvirtualcam, osc_sink, snapshot
 from tabrt.overlay import PALETTE, draw
-from tabrt.records import LandmarkWriter
+from tabrt.records import LandmarkWriter, landmark_suffix
 from tabrt.status import Controls, Numbers
 from tabrt.topology import topology_named
 from tabrt.tracker import Tracker
 from tabrt.window import Window, no_screen
+from tabrt.writer import check_film
 
-View = Callable[[Scene | None, np.ndarray | None], object]  # a new scene and its picture, or neither: time to look up
+View = Callable[[Scene | None, np.ndarray | None], object]  # a new scene and its picture; or None and the last picture
 Sink = Callable[[Scene, np.ndarray | None], object]
 
 log = logging.getLogger("tabrt")
@@ -73,7 +75,7 @@ def live(
     window. stop_after: seconds. folder: for snapshots and films begun by hand, by default the current one.
     tracking: what `Tracker` takes. Raises TabrtError; what was written until then is whole.
     """
-    check_outputs([Path(str(source))], out, landmarks)
+    _check([Path(str(source))], out, landmarks, virtual_camera)
     camera = live_camera(source, size, fps, mirror=mirror, exit_when_lost=exit_when_lost)
     controls, numbers = Controls(recording=out is not None), Numbers()
     folder = folder or Path.cwd()
@@ -87,14 +89,17 @@ def live(
             log.info("metrics at http://127.0.0.1:%d/metrics", metrics.port)
         shown = window and serve is None and _screen_or_reason(bool(out or landmarks or osc or virtual_camera))
         if shown:
-            views.append(_window_view(stack.enter_context(closing(Window(camera.name))), camera, controls, numbers))
+            window_ = stack.enter_context(closing(Window(camera.name)))
+            window_.show(None, controls, trouble=f"{camera.state}: loading the network")
+            views.append(_window_view(window_, camera, controls, numbers))
         # Only a window can ask for boundaries, at any moment: the maps are a small part of the work.
         tracker = stack.enter_context(Tracker(boundaries=shown, **tracking))
         topology = topology_named(tracker.engine.card.topology)
         if serve is not None:
             views.append(_page(stack, serve, host, camera, tracker, controls, numbers))
         recorder = stack.enter_context(closing(Recorder(folder, out)))
-        sinks += [_recording(recorder, camera, controls, required=out is not None), _snapshots(folder, controls)]
+        sinks.append(_recording(recorder, camera, controls, required=out is not None))
+        views.append(_snapshots(folder, controls))  # after the window: the picture that a key was pressed for
         if landmarks is not None:
             sinks.append(_landmarks(stack, landmarks, tracker, camera))
         if virtual_camera:
@@ -111,6 +116,17 @@ def live(
     return LiveSummary(numbers, reconnections, controls.signal, _summary(numbers, reconnections, out, landmarks))
 
 
+def _check(inputs: list[Path], out: str | Path | None, landmarks: str | Path | None, virtual_camera: bool) -> None:
+    """Say what cannot be written before a camera is opened."""
+    check_outputs(inputs, out, landmarks)
+    if out is not None:
+        check_film(Path(out))
+    if landmarks is not None:
+        landmark_suffix(landmarks)
+    if virtual_camera:
+        find_pyvirtualcam()
+
+
 def run(
     camera: LiveCamera,
     tracker: Tracker,
@@ -125,22 +141,27 @@ def run(
 
     picture: draws a scene for views and sinks; None where none of them needs it. While paused nothing is written.
     """
-    until = time.monotonic() + stop_after if stop_after is not None else None
+    until = time.monotonic() + (math.inf if stop_after is None else stop_after)
+    last: Scene | None = None  # that was shown
     with quit_by_signal(controls), closing(ahead(tracked(camera, tracker), drop=True)) as scenes:
         try:
             for scene in scenes:
-                if controls.quit or (until is not None and time.monotonic() >= until):
+                if time.monotonic() >= until:
+                    controls.quit = controls.quit or f"{stop_after:g} s are over"
+                if controls.quit:
                     break
                 if scene is None or controls.paused:
-                    _show(views, None, None)
+                    if scene is not None:
+                        numbers.pass_over(scene)
+                    _show(views, None, picture(last) if last is not None else None)
                     continue
-                drawn = picture(scene)
+                drawn, last = picture(scene), scene
                 _show(views, scene, drawn)
                 numbers.add(scene)
                 for sink in sinks:
                     sink(scene, drawn)
         finally:
-            camera.stop()
+            camera.stop(controls.quit)
 
 
 def _show(views: list[View], scene: Scene | None, picture: np.ndarray | None) -> None:
@@ -176,7 +197,7 @@ def quit_by_signal(controls: Controls) -> Iterator[None]:
     def ask(number: int, _frame: object) -> None:
         if controls.signal:
             raise KeyboardInterrupt
-        controls.quit, controls.signal = True, number
+        controls.quit, controls.signal = signal.Signals(number).name, number
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -203,16 +224,10 @@ def _screen_or_reason(other_outputs: bool) -> bool:
 
 def _window_view(window: Window, camera: LiveCamera, controls: Controls, numbers: Numbers) -> View:
     def view(_scene: Scene | None, picture: np.ndarray | None) -> None:
-        window.show(picture, controls, _corner(camera, controls, numbers))
+        trouble = "" if camera.state is State.RUNNING else f"{camera.state}: {camera.reason}"
+        window.show(picture, controls, numbers.lines() if controls.numbers else (), trouble)
 
     return view
-
-
-def _corner(camera: LiveCamera, controls: Controls, numbers: Numbers) -> tuple[str, ...]:
-    lines = numbers.lines() if controls.numbers else ()
-    if camera.state is not State.RUNNING:
-        lines = (f"{camera.state}: {camera.reason}", *lines)
-    return (*lines, *controls.lines())
 
 
 def _page(
@@ -249,13 +264,16 @@ def _recording(recorder: Recorder, camera: LiveCamera, controls: Controls, requi
             if required:
                 raise
             controls.recording, said = False, str(problem)
+        controls.recorded = recorder.seconds
         _say(controls, said)
 
     return sink
 
 
-def _snapshots(folder: Path, controls: Controls) -> Sink:
-    def sink(_scene: Scene, picture: np.ndarray | None) -> None:
+def _snapshots(folder: Path, controls: Controls) -> View:
+    """Pictures of what is shown, be it live, paused or stalled."""
+
+    def view(_scene: Scene | None, picture: np.ndarray | None) -> None:
         if not controls.snapshot or picture is None:
             return
         controls.snapshot = False
@@ -264,7 +282,7 @@ def _snapshots(folder: Path, controls: Controls) -> Sink:
         except TabrtError as problem:
             _say(controls, str(problem))
 
-    return sink
+    return view
 
 
 def _say(controls: Controls, text: str) -> None:

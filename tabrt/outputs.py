@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -19,14 +20,20 @@ from tabrt.status import Numbers
 from tabrt.writer import FilmWriter
 
 USUAL_RATE = 30.0  # pictures a second, of a source that does not say
+MOST_REWRITTEN = 2**26  # bytes of an mp4 whose index is moved to its front at the end: a matter of half a second
 
 log = logging.getLogger("tabrt")
 
 
 class Recorder:
-    """Films that begin and end on demand: the first into `out`, where given, later ones into `folder`."""
+    """Films that begin and end on demand: the first into `out`, where given, later ones into `folder`.
+
+    `seconds` counts those in the film being written.
+    """
 
     def __init__(self, folder: Path, out: str | Path | None = None):
+        self.seconds = 0.0
+        self._began = 0.0
         self._folder, self._out = folder, out
         self._writer: FilmWriter | None = None
 
@@ -40,9 +47,12 @@ class Recorder:
         said = ""
         if self._writer is None:
             path, self._out = self._out or stamped(self._folder, ".mp4"), None
-            self._writer = FilmWriter(path, picture.shape[1], picture.shape[0], rate or USUAL_RATE)
+            size = picture.shape[1], picture.shape[0]
+            self._writer = FilmWriter(path, *size, rate or USUAL_RATE, most_rewritten=MOST_REWRITTEN)
+            self._began = time
             said = f"recording {path}"
         self._writer.write(picture, time)
+        self.seconds = time - self._began
         return said
 
     def close(self) -> str:
@@ -50,6 +60,7 @@ class Recorder:
         writer, self._writer = self._writer, None
         if writer is None:
             return ""
+        self.seconds = 0.0
         writer.close()
         return f"wrote {writer.path}"
 
@@ -133,14 +144,20 @@ def host_and_port(address: str) -> tuple[str, int]:
     return host.strip("[]") or "127.0.0.1", int(port)
 
 
+def find_pyvirtualcam():
+    """The package behind VirtualCamera. Raises TabrtError where it is not installed."""
+    try:
+        import pyvirtualcam
+    except ModuleNotFoundError:
+        raise TabrtError("--virtual-camera needs pyvirtualcam (GPLv2); run: pip install pyvirtualcam") from None
+    return pyvirtualcam
+
+
 class VirtualCamera:
     """A camera that other programs can choose, through pyvirtualcam. Raises TabrtError where there is none."""
 
     def __init__(self, width: int, height: int, rate: float | None):
-        try:
-            import pyvirtualcam
-        except ModuleNotFoundError:
-            raise TabrtError("--virtual-camera needs pyvirtualcam (GPLv2); run: pip install pyvirtualcam") from None
+        pyvirtualcam = find_pyvirtualcam()
         try:
             self._camera = pyvirtualcam.Camera(width, height, rate or USUAL_RATE, fmt=pyvirtualcam.PixelFormat.BGR)
         except RuntimeError as problem:
@@ -163,6 +180,9 @@ class MetricsServer:
             timeout = 5  # seconds
 
             def do_GET(self) -> None:
+                if self.path != "/metrics":
+                    self.send_error(404, "the numbers are at /metrics")
+                    return
                 body = metrics_text(numbers, camera).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
@@ -198,7 +218,7 @@ def metrics_text(numbers: Numbers, camera: LiveCamera) -> str:
             "latency_seconds",
             "gauge",
             "From captured to shown, lately.",
-            [(f'{{quantile="{share}"}}', round(numbers.recent_latency(share), 4)) for share in (0.5, 0.95)],
+            [(f'{{quantile="{share}"}}', _seconds(numbers.recent_latency(share))) for share in (0.5, 0.95)],
         ),
         (
             "state",
@@ -212,3 +232,7 @@ def metrics_text(numbers: Numbers, camera: LiveCamera) -> str:
         lines += [f"# HELP tabrt_{name} {text}", f"# TYPE tabrt_{name} {kind}"]
         lines += [f"tabrt_{name}{labels} {value}" for labels, value in values]
     return "\n".join(lines) + "\n"
+
+
+def _seconds(value: float) -> str:
+    return "NaN" if math.isnan(value) else f"{value:.4f}"

@@ -37,9 +37,7 @@ class LandmarkWriter:
         self.path = Path(path)
         self._whole = 0  # bytes
         self._points = topology.points
-        suffix = ".jsonl" if str(path) == "-" else self.path.suffix.lower()
-        if suffix not in SUFFIXES:
-            raise TabrtError(f"{path}: landmarks are written as {' or '.join(SUFFIXES)}; use one of these suffixes")
+        suffix = landmark_suffix(path)
         self._lines = _csv_lines if suffix == ".csv" else _json_lines
         self._file = _open_for_writing(path)
         if suffix == ".csv":
@@ -76,6 +74,14 @@ class LandmarkWriter:
     def _cut_back(self) -> None:
         if self._file.seekable() and str(self.path) != "-":
             self._file.truncate(self._whole)
+
+
+def landmark_suffix(path: str | Path) -> str:
+    """.jsonl or .csv: how landmarks are written to the path. Raises TabrtError for another suffix."""
+    suffix = ".jsonl" if str(path) == "-" else Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise TabrtError(f"{path}: landmarks are written as {' or '.join(SUFFIXES)}; use one of these suffixes")
+    return suffix
 
 
 def read_landmarks(path: str | Path) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,7 @@ import contextlib
 import hmac
 import ipaddress
 import json
+import math
 import os
 import secrets
 import socket
@@ -31,6 +32,7 @@ from tabrt.topology import Topology
 
 try:
     import uvicorn
+    import websockets  # noqa: F401  without it uvicorn would serve the page, but no picture
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import HTMLResponse, PlainTextResponse, Response
@@ -42,6 +44,7 @@ except ModuleNotFoundError as missing:
 PAGE = Path(__file__).parent / "web" / "live.html"
 CREDIT = 3  # frames on their way to one viewer
 MOST_VIEWERS = 32
+EVERYWHERE = ("", "0.0.0.0", "::")  # hosts that stand for all addresses of this machine
 QUALITY = 80  # of the JPEG
 TOKEN_VARIABLE = "TABRT_TOKEN"
 
@@ -80,7 +83,7 @@ class Server:
         token = os.environ.get(TOKEN_VARIABLE) or (None if is_loopback(host) else secrets.token_urlsafe(16))
         self._socket = _listen(host, port)
         self.port = self._socket.getsockname()[1]
-        named = f"[{host}]" if ":" in host else host
+        named = socket.gethostname() if host in EVERYWHERE else f"[{host}]" if ":" in host else host
         self.url = f"http://{named}:{self.port}/" + (f"?token={token}" if token else "")
         config = uvicorn.Config(
             guarded(_application(self._feed, controls, about), token, host),
@@ -144,11 +147,11 @@ def message(scene: Scene | None, numbers: Numbers, camera: LiveCamera, controls:
         "state": camera.state,
         "reason": camera.reason,
         "fps": round(numbers.fps, 1),
-        "latency": round(1000 * numbers.recent_latency(0.5)),
-        "latency95": round(1000 * numbers.recent_latency(0.95)),
+        "latency": _milliseconds(numbers.recent_latency(0.5)),
+        "latency95": _milliseconds(numbers.recent_latency(0.95)),
         "dropped": numbers.dropped,
         "recording": controls.recording,
-        "paused": controls.paused,
+        "recorded": int(controls.recorded),
         "message": controls.message,
     }
     picture = b""
@@ -157,6 +160,10 @@ def message(scene: Scene | None, numbers: Numbers, camera: LiveCamera, controls:
         picture = cv2.imencode(".jpg", scene.frame.image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
     text = json.dumps(row, separators=(",", ":")).encode()
     return len(text).to_bytes(4, "big") + text + picture
+
+
+def _milliseconds(seconds: float) -> int | None:
+    return None if math.isnan(seconds) else round(1000 * seconds)
 
 
 def _face(face) -> dict:

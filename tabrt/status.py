@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from tabrt.faces import Scene
 
 LONGEST = 10_000  # ms; a longer latency counts as this one
 FRESH = 4.0  # seconds that a message stays on the screen
-RECENT = 90  # frames behind the numbers on the screen
+RECENT = 3.0  # seconds behind the numbers on the screen
 
 
 @dataclass
@@ -22,11 +23,12 @@ class Controls:
 
     paused: bool = False
     recording: bool = False
+    recorded: float = 0.0  # seconds in the film being written
     snapshot: bool = False
     boundaries: bool = False
     numbers: bool = True
     help: bool = False
-    quit: bool = False
+    quit: str = ""  # why, once it is asked for
     signal: int = 0  # that quit was asked for by
     message: str = ""  # of the last file written, or the last problem
     said: float = -math.inf  # monotonic time of the message
@@ -34,41 +36,45 @@ class Controls:
     def say(self, message: str) -> None:
         self.message, self.said = message, time.monotonic()
 
-    def lines(self) -> tuple[str, ...]:
-        """What is on, and what was said lately, for the corner of the window."""
-        on = [word for word, is_on in (("paused", self.paused), ("recording", self.recording)) if is_on]
-        fresh = time.monotonic() - self.said < FRESH
-        return (*on, self.message) if fresh and self.message else tuple(on)
+    @property
+    def news(self) -> str:
+        """The message, while it is fresh."""
+        return self.message if time.monotonic() - self.said < FRESH else ""
 
 
 class Numbers:
     """Counts of a live run. Memory does not grow with its length: latencies are counted by whole milliseconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self.frames = 0
         self.dropped = 0
         self.faces = 0  # in the last frame
         self.most_faces = 0
         self._latencies = np.zeros(LONGEST + 1, np.int64)
-        self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT)  # time shown, latency; seconds
+        self._recent: deque[tuple[float, float]] = deque(maxlen=1000)  # time shown, latency; seconds
         self._began: float | None = None
         self._ended = 0.0
         self._last_index: int | None = None
 
-    def add(self, scene: Scene, now: float | None = None) -> None:
+    def add(self, scene: Scene) -> None:
         """Count a scene that has just been shown."""
-        now = time.monotonic() if now is None else now
+        now = self._clock()
         latency = max(0.0, now - scene.frame.time)
         self._began = now if self._began is None else self._began
         self._ended = now
         self.frames += 1
         if self._last_index is not None:
             self.dropped += max(0, scene.frame.index - self._last_index - 1)
-        self._last_index = scene.frame.index
+        self.pass_over(scene)
         self.faces = len(scene.faces)
         self.most_faces = max(self.most_faces, self.faces)
         self._latencies[min(LONGEST, round(1000 * latency))] += 1
         self._recent.append((now, latency))
+
+    def pass_over(self, scene: Scene) -> None:
+        """Note a scene that nobody asked for, as while paused: neither shown nor dropped."""
+        self._last_index = scene.frame.index
 
     @property
     def seconds(self) -> float:
@@ -77,16 +83,18 @@ class Numbers:
 
     @property
     def fps(self) -> float:
-        """Frames shown a second, lately."""
-        recent = list(self._recent)  # the web page asks from another thread
-        if len(recent) < 2:
-            return 0.0
-        return (len(recent) - 1) / max(recent[-1][0] - recent[0][0], 1e-6)
+        """Frames shown a second, lately; 0 while none are."""
+        times = [shown for shown, _ in self._lately()]
+        return (len(times) - 1) / max(times[-1] - times[0], 1e-6) if len(times) > 1 else 0.0
 
     def recent_latency(self, share: float) -> float:
-        """Seconds within which this share of the latest frames was shown."""
-        recent = [latency for _, latency in list(self._recent)]
-        return float(np.quantile(recent, share)) if recent else 0.0
+        """Seconds within which this share of the latest frames was shown; NaN while none are."""
+        latencies = [latency for _, latency in self._lately()]
+        return float(np.quantile(latencies, share)) if latencies else math.nan
+
+    def _lately(self) -> list[tuple[float, float]]:
+        since = self._clock() - RECENT
+        return [each for each in list(self._recent) if each[0] > since]  # a copy: other threads ask, too
 
     def latency(self, share: float) -> float:
         """Seconds within which this share of all frames was shown, to 1 ms."""
@@ -95,17 +103,21 @@ class Numbers:
 
     def lines(self) -> tuple[str, str]:
         """For the corner of the window."""
-        return (
-            f"{self.fps:.1f} fps, latency {1000 * self.recent_latency(0.5):.0f} ms "
-            f"(95 %: {1000 * self.recent_latency(0.95):.0f} ms)",
-            f"{self.faces} face{'' if self.faces == 1 else 's'}, {self.dropped} dropped",
-        )
+        median, most = 1000 * self.recent_latency(0.5), 1000 * self.recent_latency(0.95)
+        latency = f", latency {median:.0f} ms (95 %: {most:.0f} ms)" if self.fps else ""
+        return f"{self.fps:.1f} fps{latency}", f"{self.faces} face{_s(self.faces)}, {self.dropped} dropped"
 
     def summary(self) -> str:
         """The whole run in one line."""
+        if not self.frames:
+            return "no frame came"
         rate = (self.frames - 1) / self.seconds if self.seconds else 0.0
         return (
-            f"{self.frames} frames in {self.seconds:.1f} s ({rate:.1f} fps), {self.dropped} dropped; "
+            f"{self.frames} frame{_s(self.frames)} in {self.seconds:.1f} s ({rate:.1f} fps), {self.dropped} dropped; "
             f"faces at once: at most {self.most_faces}; from captured to shown: median "
             f"{1000 * self.latency(0.5):.0f} ms, 95 % within {1000 * self.latency(0.95):.0f} ms"
         )
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"

@@ -5,6 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import textwrap
+from collections.abc import Sequence
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -23,13 +26,15 @@ HELP = (
 )
 ESCAPE = 27
 FIRST_SIZE = 1280, 800  # px, at most, before anyone resizes it
+EMPTY_SIZE = 640, 360  # px, before the first picture
+RED, AMBER, WHITE = (52, 44, 190), (0, 120, 200), (255, 255, 255)  # BGR
 
 
 def press(key: int, controls: Controls) -> None:
     """Do what a key stands for; -1 and keys that stand for nothing do nothing."""
     letter = chr(key).lower() if 0 <= key < 128 else ""
     if letter == "q" or key == ESCAPE:
-        controls.quit = True
+        controls.quit = "Esc was pressed" if key == ESCAPE else "q was pressed"
     elif letter == "s":
         controls.snapshot = True
     elif letter in _SWITCHES:
@@ -56,21 +61,24 @@ class Window:
         self._picture: np.ndarray | None = None
         self._sized = False
         cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
+        cv2.resizeWindow(self._title, *EMPTY_SIZE)
 
-    def show(self, picture: np.ndarray | None, controls: Controls, lines: tuple[str, ...]) -> None:
+    def show(
+        self, picture: np.ndarray | None, controls: Controls, numbers: tuple[str, ...] = (), trouble: str = ""
+    ) -> None:
         """Show picture uint8 (H, W, 3) BGR, or the last one again where it is None, and heed the keys.
 
-        lines: written in its corner.
+        numbers: lines for its corner. trouble: why there are no new pictures.
         """
         if picture is not None:
             self._picture = picture
-        if self._picture is not None:
-            self._size(self._picture)
-            cv2.imshow(self._title, annotated(self._picture, (*lines, *(HELP if controls.help else ()))))
+            self._size(picture)
+        shown = np.zeros((*EMPTY_SIZE[::-1], 3), np.uint8) if self._picture is None else self._picture
+        cv2.imshow(self._title, annotated(shown, controls, numbers, trouble))
         while (key := cv2.waitKey(1)) != -1:  # all that were pressed since the last frame
             press(key, controls)
-        if self._picture is not None and self._closed():
-            controls.quit = True
+        if self._closed():
+            controls.quit = controls.quit or "the window was closed"
 
     def close(self) -> None:
         cv2.destroyAllWindows()
@@ -89,25 +97,71 @@ class Window:
             return True
 
 
-def annotated(picture: np.ndarray, lines: tuple[str, ...]) -> np.ndarray:
-    """A copy of the picture with lines of text on a dark plate in its top left corner; a tab leads to a column."""
-    if not lines:
-        return picture
+def annotated(picture: np.ndarray, controls: Controls, numbers: tuple[str, ...] = (), trouble: str = "") -> np.ndarray:
+    """A copy of the picture with small plates of text on it, which leave its middle free.
+
+    Numbers are top left, what is on (recording, pause) top right, help, trouble and news bottom left.
+    """
     picture = picture.copy()
-    scale = max(0.4, picture.shape[0] / 1000)
-    step, margin, column = round(34 * scale), round(12 * scale), round(110 * scale)
-    thickness = max(1, round(1.4 * scale))
-    pieces = [
-        (margin + column * at, row * step - margin // 4, text)
-        for row, line in enumerate(lines, start=1)
-        for at, text in enumerate(line.split("\t"))
-    ]
-    ends = [x + cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)[0][0] for x, _, text in pieces]
-    plate = picture[: step * len(lines) + margin, : max(ends) + margin]
-    plate[...] = plate // 3
-    for x, y, text in pieces:
-        cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), thickness, cv2.LINE_AA)
+    text = _Text(picture)
+    text.plate(numbers)
+    right, bottom = picture.shape[1], picture.shape[0]
+    if controls.recording:
+        minutes, seconds = divmod(int(controls.recorded), 60)
+        right -= text.plate([f"REC {minutes}:{seconds:02}"], right=right, colour=RED)[0]
+    if controls.paused:
+        text.plate(["PAUSED"], right=right, colour=AMBER)
+    bottom -= text.plate(text.wrapped(controls.news), bottom=bottom)[1]
+    bottom -= text.plate(text.wrapped(trouble), bottom=bottom, colour=AMBER)[1]
+    text.plate(HELP if controls.help else (), bottom=bottom)
     return picture
+
+
+class _Text:
+    """Writes on a picture uint8 (H, W, 3) BGR, in letters that grow with it."""
+
+    def __init__(self, picture: np.ndarray):
+        self._picture = picture
+        self._scale = max(0.4, min(picture.shape[0], 0.75 * picture.shape[1]) / 1000)
+        self._thickness = max(1, round(1.4 * self._scale))
+        self._step, self._margin, self._column = (round(length * self._scale) for length in (34, 12, 110))
+
+    def plate(
+        self,
+        lines: Sequence[str],
+        right: int | None = None,
+        bottom: int | None = None,
+        colour: tuple[int, int, int] | None = None,
+    ) -> tuple[int, int]:
+        """Lines on a plate that ends at `right` and `bottom`, px, or else begins at 0; a tab leads to a second column.
+
+        colour: of the plate, BGR; None darkens the picture. Returns the plate's width and height, px.
+        """
+        if not lines:
+            return 0, 0
+        pieces = [
+            (self._margin + self._column * at, row * self._step - self._margin // 4, text)
+            for row, line in enumerate(lines, start=1)
+            for at, text in enumerate(line.split("\t"))
+        ]
+        width = max(left + self._width(text) for left, _, text in pieces) + self._margin
+        height = self._step * len(lines) + self._margin
+        x = 0 if right is None else max(0, right - width)
+        y = 0 if bottom is None else max(0, bottom - height)
+        part = self._picture[y : y + height, x : x + width]
+        part[...] = part // 3 if colour is None else colour
+        style = cv2.FONT_HERSHEY_SIMPLEX, self._scale, WHITE, self._thickness, cv2.LINE_AA
+        for dx, dy, text in pieces:
+            cv2.putText(self._picture, text, (x + dx, y + dy), *style)
+        return width, height
+
+    def wrapped(self, text: str) -> list[str]:
+        """The text in lines that fit into the picture's width."""
+        letters = (self._picture.shape[1] - 2 * self._margin) // max(1, self._width("n"))
+        return textwrap.wrap(text, max(8, letters))
+
+    def _width(self, text: str) -> int:
+        return cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, self._scale, self._thickness)[0][0]
 
 
 def no_screen() -> str | None:
@@ -117,12 +171,25 @@ def no_screen() -> str | None:
     display = os.environ.get("DISPLAY")
     if not display:
         return "DISPLAY is not set"
-    try:  # what the window's own toolkit links to; it would abort the process where this says no
+    try:
+        _connect(display)
+    except TabrtError as problem:
+        return str(problem)
+    return None
+
+
+@lru_cache(maxsize=1)
+def _connect(display: str) -> None:
+    """Connect to the screen and stay connected: some servers start afresh when nobody is, and end who comes then.
+
+    Raises TabrtError where the window's own toolkit, which uses the same library, would abort the process.
+    """
+    try:
         xcb = ctypes.CDLL("libxcb.so.1")
     except OSError:
-        return "libxcb.so.1 is not installed"
+        raise TabrtError("libxcb.so.1 is not installed") from None
     xcb.xcb_connect.restype = ctypes.c_void_p
-    connection = ctypes.c_void_p(xcb.xcb_connect(None, None))
-    refused = xcb.xcb_connection_has_error(connection)
-    xcb.xcb_disconnect(connection)
-    return f"DISPLAY={display} cannot be reached" if refused else None
+    connection = ctypes.c_void_p(xcb.xcb_connect(display.encode(), None))
+    if xcb.xcb_connection_has_error(connection):
+        xcb.xcb_disconnect(connection)
+        raise TabrtError(f"DISPLAY={display} cannot be reached")

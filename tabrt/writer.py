@@ -42,8 +42,9 @@ class FilmWriter:
 
     The suffix of `path` chooses the container: .mp4 .m4v .mov .mkv .webm (VP9). An mp4 or mov is written in fragments
     of a second, so that a killed run leaves a film that opens; `close` rewrites it with its index in front
-    (faststart). An odd side gets one more row or column, a copy of the edge, as yuv420p needs. Sound that players of
-    the container do not take becomes AAC (Opus in .webm); `notes` says so, one line a track.
+    (faststart), unless it has more than `most_rewritten` bytes. An odd side gets one more row or column, a copy of
+    the edge, as yuv420p needs. Sound that players of the container do not take becomes AAC (Opus in .webm); `notes`
+    says so, one line a track.
 
     Times are kept as they are with a `film`, which is to be read only after the writer is made; without one the
     first picture is at 0. Colours are written as BT.709, limited range, and say so.
@@ -59,6 +60,7 @@ class FilmWriter:
         codec: str | None = None,
         crf: int = 20,
         film: Film | None = None,
+        most_rewritten: float = math.inf,
     ):
         self.path = Path(path)
         self.notes: list[str] = []
@@ -70,8 +72,9 @@ class FilmWriter:
         self._last: int | None = None  # ticks
         self._offset = 0.0
         self._failed = self._closed = False
+        self._most_rewritten = most_rewritten
         self._container: av.container.OutputContainer | None = None
-        _check_output(self.path, film)
+        check_film(self.path, film)
         try:
             self._open(codec or _default_codec(self.path), crf)
         except (FFmpegError, OSError, ValueError, LookupError) as problem:
@@ -172,7 +175,7 @@ class FilmWriter:
             self._abandon()
         if self.frames == 0:
             self.path.unlink(missing_ok=True)  # a film without a picture opens nowhere
-        elif self._remux and not self._failed:
+        elif self._remux and not self._failed and self.path.stat().st_size <= self._most_rewritten:
             _faststart(self.path, self._clock)
 
     def _finish(self) -> None:
@@ -333,7 +336,8 @@ def _describe(new: av.AudioStream, old: av.AudioStream) -> None:
     new.disposition = old.disposition
 
 
-def _check_output(path: Path, film: Film | None) -> None:
+def check_film(path: Path, film: Film | None = None) -> None:
+    """Raise TabrtError for a path that no film can be written to, or that is the film being read."""
     if path.suffix.lower() not in _MUXERS:
         raise TabrtError(f"{path}: films are written as {', '.join(_MUXERS)}; use one of these suffixes")
     if path.is_dir():

@@ -29,10 +29,11 @@ def picture(number: int, width: int = 64, height: int = 48) -> np.ndarray:
 
 
 class ScriptedCapture:
-    """Does what a script says, one step a read: a picture is given, an error raised, a number of seconds slept."""
+    """Does what a script says: a picture is given, an error raised, a number of seconds slept, a function called."""
 
     def __init__(self, steps, rate: float | None = 30.0, live: bool = True, gap: float = 0.0):
         self.rate, self.live = rate, live
+        self.given = 0  # pictures
         self.closed = threading.Event()
         self._steps, self._gap = iter(steps), gap
 
@@ -42,8 +43,12 @@ class ScriptedCapture:
             if isinstance(step, Exception):
                 raise step
             if isinstance(step, np.ndarray):
+                self.given += 1
                 return step
-            time.sleep(step)
+            if callable(step):
+                step()
+            else:
+                time.sleep(step)
         return None
 
     def close(self) -> None:
@@ -93,6 +98,15 @@ class ScriptedTracker:
         self.close()
 
 
+def wait(done, seconds: float = 60.0) -> None:
+    """Until `done()`; raises TimeoutError when that takes too long even for a busy machine."""
+    until = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > until:
+            raise TimeoutError("waited in vain")
+        time.sleep(0.01)
+
+
 def free_port(kind: int = socket.SOCK_STREAM) -> int:
     with socket.socket(socket.AF_INET, kind) as probe:
         probe.bind(("127.0.0.1", 0))
@@ -117,11 +131,7 @@ def serve_film(url: str, film: Path = FILM) -> subprocess.Popen:
 def wait_for_port(port: int, seconds: float = 60.0) -> None:
     """Until somebody listens; told by the system's list, for a server of one visitor must not be visited."""
     listening = f":{port:04X} 00000000:0000 0A"
-    until = time.monotonic() + seconds
-    while listening not in Path("/proc/net/tcp").read_text():
-        if time.monotonic() > until:
-            raise TimeoutError(f"nobody listens on port {port}")
-        time.sleep(0.02)
+    wait(lambda: listening in Path("/proc/net/tcp").read_text(), seconds)
 
 
 @contextlib.contextmanager

@@ -184,3 +184,22 @@ def test_items_are_not_kept_after_they_are_taken():
         assert Large.alive <= 8
         del item
     assert wait_for(lambda: Large.alive == 0)
+
+
+def test_a_take_with_patience_comes_back_empty_handed_while_the_source_thinks():
+    thinking = threading.Event()
+
+    def source():
+        yield 1
+        thinking.wait(30)
+        raise OSError("gone")
+
+    items = ahead(source())
+    assert items.take(30) == 1
+    assert items.take(0.01) is None and items.alive
+    thinking.set()
+    with pytest.raises(OSError, match="gone"):
+        items.take(30)
+    with pytest.raises(StopIteration):
+        items.take(30)
+    assert wait_for(lambda: not items.alive)

@@ -4,7 +4,6 @@ import itertools
 import logging
 import subprocess
 import sys
-import threading
 import time
 from contextlib import ExitStack, closing
 
@@ -19,6 +18,7 @@ from tabrt.errors import TabrtError
 
 QUICK = {"stall": 0.3, "patience": 5.0, "waits": (0.05,), "tick": 0.02}
 LIMIT = 60.0  # seconds that a test waits for something at most
+STEADY = QUICK | {"stall": LIMIT, "patience": LIMIT}  # where only what the script says counts as a stall
 
 
 def watch(camera: LiveCamera, until) -> list:
@@ -60,7 +60,7 @@ def test_a_slow_reader_gets_the_newest_picture_and_the_index_counts_them_all():
 def test_a_source_that_raises_is_opened_anew_and_says_why(caplog):
     caplog.set_level(logging.INFO, "tabrt")
     first = ScriptedCapture([picture(1), OSError("the cable is out")])
-    camera = LiveCamera(Opener(first, ScriptedCapture(many(10), gap=0.01)), "desk", **QUICK)
+    camera = LiveCamera(Opener(first, ScriptedCapture(many(10), gap=0.01)), "desk", **STEADY)
     frames = watch(camera, lambda frames: len(frames) >= 3)
     assert numbers(frames)[:2] == [1, 10]
     assert [frame.index for frame in frames][:2] == [0, 1]
@@ -69,6 +69,16 @@ def test_a_source_that_raises_is_opened_anew_and_says_why(caplog):
     states = [record.message.split(":")[0] for record in caplog.records]
     assert states == ["Starting", "Running", "Stalled", "Reconnecting", "Running", "Stopped"]
     assert "the cable is out" in caplog.text
+
+
+def test_the_log_says_why_it_stopped(caplog):
+    caplog.set_level(logging.INFO, "tabrt")
+    list(LiveCamera(Opener(ScriptedCapture([picture(1)], live=False)), **STEADY))
+    assert caplog.messages[-1] == "Stopped: the film ended"
+    camera = LiveCamera(Opener(ScriptedCapture(many(), gap=0.01)), **STEADY)
+    for _ in camera:
+        camera.stop("q was pressed")
+    assert caplog.messages[-1] == "Stopped: q was pressed"
 
 
 def test_a_source_that_blocks_is_left_to_itself_and_opened_anew():
@@ -80,10 +90,10 @@ def test_a_source_that_blocks_is_left_to_itself_and_opened_anew():
 
 
 def test_stopping_does_not_wait_for_a_stuck_read():
-    camera = LiveCamera(Opener(ScriptedCapture([picture(1), FOREVER])), stall=60.0)
+    camera = LiveCamera(Opener(ScriptedCapture([picture(1), FOREVER])), **STEADY)
     items = iter(camera)
-    assert next(items).index == 0
-    threading.Timer(0.1, camera.stop).start()
+    assert next(item for item in items if item is not None).index == 0
+    camera.stop()
     assert set(items) <= {None}
     assert camera.state is State.STOPPED
 
@@ -144,7 +154,7 @@ def test_hanging_readers_do_not_pile_up():
     opener = Opener(*(ScriptedCapture([picture(number), FOREVER]) for number in range(10)))
     camera = LiveCamera(opener, **QUICK | {"stall": 0.02, "waits": (0.0,), "tick": 0.01})
     ticks = itertools.count()
-    watch(camera, lambda _: next(ticks) > 60)
+    watch(camera, lambda _: opener.opened >= MAX_STUCK and next(ticks) > 30)
     assert opener.opened == MAX_STUCK
 
 
@@ -165,8 +175,17 @@ def test_a_film_plays_in_real_time_to_its_end(tmp_path):
     camera = live_camera(film)
     frames = watch(camera, lambda _: False)
     assert frames[-1].index == 9
-    assert frames[-1].time - frames[0].time >= 0.4  # nine steps of 50 ms, but for the slack of a busy machine
+    assert frames[-1].time - frames[0].time >= 0.04 * (9 - frames[0].index)  # steps of 50 ms, and some slack
     assert (camera.state, camera.size, camera.rate) == (State.STOPPED, (64, 48), 20.0)
+
+
+def test_the_address_of_a_film(tmp_path):
+    film = tmp_path / "two words.mp4"
+    film.symlink_to(FILM)
+    camera = live_camera(film.as_uri())
+    assert watch(camera, lambda frames: len(frames) >= 2)[0].image.shape == (360, 640, 3)
+    with pytest.raises(TabrtError, match="there is no film .*gone.mp4; check the address"):
+        live_camera((tmp_path / "gone.mp4").as_uri())
 
 
 # ---------------------------------------------------------------------------------------------------------- streams
@@ -176,7 +195,7 @@ def test_a_film_plays_in_real_time_to_its_end(tmp_path):
 def test_a_stream_killed_in_mid_run_comes_back(kind):
     port = free_port()
     url = f"{kind}://127.0.0.1:{port}"
-    camera = live_camera(url, stall=1.0, patience=10.0, waits=(0.1,), tick=0.02)
+    camera = live_camera(url, stall=3.0, patience=10.0, waits=(0.1,), tick=0.02)
     servers = [serve_film(url)]
     before = after = 0
     deadline = time.monotonic() + LIMIT
@@ -186,18 +205,19 @@ def test_a_stream_killed_in_mid_run_comes_back(kind):
             wait_for_port(port)
         for frame in camera:
             assert time.monotonic() < deadline, f"{camera.state}: {camera.reason}"
-            if camera.openings == 2:
+            if camera.openings >= 2:
                 after += frame is not None
             else:
                 before += frame is not None
             if before == 10:
                 servers[0].kill()
+                servers[0].wait()
             if before >= 10 and camera.state is State.STALLED and len(servers) == 1:
                 servers.append(stack.enter_context(ended(serve_film(url))))
             if after == 10:
                 camera.stop()
     assert camera.size == (640, 360)
-    assert camera.openings == 2 and after >= 10
+    assert camera.openings >= 2 and after >= 10
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,14 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import logging
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
 import types
+import urllib.error
 import urllib.request
 from contextlib import closing
 from pathlib import Path
@@ -26,10 +27,12 @@ from live_sources import (
     free_port,
     picture,
     serve_film,
+    wait,
     wait_for_port,
 )
 
 import tabrt.live
+import tabrt.outputs
 from tabrt.camera import LiveCamera
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame, Scene
@@ -41,7 +44,7 @@ from tabrt.video import open_film
 
 PROGRAM = Path(__file__).parent / "live_program.py"
 LIMIT = 60.0  # seconds that a test waits for something at most
-QUICK = {"stall": 0.3, "patience": 5.0, "waits": (0.05,), "tick": 0.02}
+STEADY = {"stall": LIMIT, "patience": LIMIT, "waits": (0.05,), "tick": 0.02}  # only what a script says is a stall
 
 
 @pytest.fixture
@@ -78,16 +81,24 @@ def tabrt_live(*arguments: str | Path, **options) -> subprocess.Popen:
 
 
 def test_a_slow_tracker_drops_frames_and_never_queues_them():
-    capture = ScriptedCapture(map(picture, range(100)), live=False, gap=0.005)
-    seen: list[Scene] = []
-    camera = LiveCamera(Opener(capture), **QUICK)
-    numbers = run_scripted(camera, ScriptedTracker(0.03), sinks=[lambda scene, _: seen.append(scene)])
-    indices = [scene.frame.index for scene in seen]
-    assert indices == sorted(set(indices))
-    assert len(seen) == numbers.frames < 60
+    capture = ScriptedCapture(map(picture, itertools.count()), gap=0.001)
+
+    class Slow(ScriptedTracker):
+        def __call__(self, frame):
+            wait(lambda: capture.given > frame.index + 5)
+            return super().__call__(frame)
+
+    indices: list[int] = []
+    controls = Controls()
+
+    def sink(scene, _picture):
+        indices.append(scene.frame.index)
+        controls.quit = "enough" if len(indices) == 10 else ""
+
+    numbers = run_scripted(LiveCamera(Opener(capture), **STEADY), Slow(), sinks=[sink], controls=controls)
+    assert min(after - before for before, after in itertools.pairwise(indices)) > 1  # it jumped to the newest
+    assert numbers.frames == 10
     assert numbers.frames + numbers.dropped == indices[-1] - indices[0] + 1
-    waits = [after - before for before, after in itertools.pairwise(indices)]
-    assert max(waits) < 60  # it jumped to the newest, again and again
 
 
 def test_views_are_asked_to_look_up_while_nothing_comes():
@@ -96,45 +107,54 @@ def test_views_are_asked_to_look_up_while_nothing_comes():
 
     def view(scene, _picture):
         calls.append(scene)
-        controls.quit = calls.count(None) >= 3
+        controls.quit = "enough" if calls[-3:] == [None] * 3 and any(calls) else ""
 
-    camera = LiveCamera(Opener(ScriptedCapture([picture(1), FOREVER])), **QUICK | {"stall": 60.0})
+    camera = LiveCamera(Opener(ScriptedCapture([picture(1), FOREVER])), **STEADY)
     run_scripted(camera, ScriptedTracker(), [view], controls=controls)
     assert sum(scene is not None for scene in calls) == 1
 
 
 def test_ids_start_afresh_when_the_source_was_opened_anew():
-    captures = [ScriptedCapture(map(picture, range(3)), gap=0.05), ScriptedCapture(map(picture, range(9)), gap=0.05)]
-    tracker, seen = ScriptedTracker(), []
-    camera = LiveCamera(Opener(*captures), **QUICK)
+    seen: dict[int, int] = {}  # picture to id
     controls = Controls()
+    first = ScriptedCapture([picture(1), lambda: wait(lambda: seen)])
+    camera = LiveCamera(Opener(first, ScriptedCapture(map(picture, itertools.repeat(100)), gap=0.01)), **STEADY)
 
     def sink(scene, _picture):
-        seen.append((camera.openings, scene.faces[0].id))
-        controls.quit = camera.openings == 2
+        number = int(scene.frame.image[0, 0, 0])
+        seen[number] = scene.faces[0].id
+        controls.quit = "enough" if number == 100 else ""
 
-    run_scripted(camera, tracker, sinks=[sink], controls=controls)
-    assert seen[0] == (1, 0)
-    assert seen[-1] == (2, 1)
-
-
-def test_while_paused_nothing_is_written():
-    controls = Controls(paused=True)
-    capture = ScriptedCapture(map(picture, range(10)), live=False, gap=0.005)
-    numbers = run_scripted(
-        LiveCamera(Opener(capture), **QUICK),
-        ScriptedTracker(),
-        sinks=[lambda *_: pytest.fail("written while paused")],
-        controls=controls,
-    )
-    assert numbers.frames == 0
+    run_scripted(camera, ScriptedTracker(), sinks=[sink], controls=controls)
+    assert seen == {1: 0, 100: 1}
 
 
-def test_stop_after():
-    camera = LiveCamera(Opener(ScriptedCapture(map(picture, itertools.count()), gap=0.01)), **QUICK)
-    assert run_scripted(camera, ScriptedTracker(), stop_after=0.3).frames > 0
-    silent = LiveCamera(Opener(ScriptedCapture([FOREVER])), **QUICK | {"patience": 60.0})
-    assert run_scripted(silent, ScriptedTracker(), stop_after=0.1).frames == 0
+def test_a_pause_writes_nothing_shows_the_last_picture_and_drops_nothing():
+    """Pictures 3 to 5 come while it is paused. Each comes when the one before it was dealt with."""
+    shown, written = [], []
+    script = [step for number in range(9) for step in (lambda n=number: wait(lambda: len(shown) == n), picture(number))]
+    controls, numbers = Controls(), Numbers()
+
+    def view(scene, drawn):
+        shown.append((scene and scene.frame.index, drawn))
+        controls.paused = len(shown) in (3, 4, 5)
+
+    camera = LiveCamera(Opener(ScriptedCapture(script, live=False)), **STEADY | {"tick": LIMIT})
+    sinks = [lambda scene, _: written.append(scene.frame.index)]
+    run(camera, ScriptedTracker(), [view], sinks, lambda scene: scene.frame.index, controls, numbers)
+    assert shown == [(0, 0), (1, 1), (2, 2), (None, 2), (None, 2), (None, 2), (6, 6), (7, 7), (8, 8)]
+    assert written == [0, 1, 2, 6, 7, 8]
+    assert (numbers.frames, numbers.dropped) == (6, 0)
+
+
+def test_stop_after(caplog):
+    caplog.set_level(logging.INFO, "tabrt")
+    camera = LiveCamera(Opener(ScriptedCapture(map(picture, itertools.count()), gap=0.01)), **STEADY)
+    run_scripted(camera, ScriptedTracker(), stop_after=0.3)
+    assert caplog.messages[-1] == "Stopped: 0.3 s are over"
+    silent = LiveCamera(Opener(ScriptedCapture([FOREVER])), **STEADY)
+    numbers = run_scripted(silent, ScriptedTracker(), stop_after=0.1)
+    assert numbers.summary() == "no frame came"
 
 
 def test_a_problem_of_the_tracker_comes_out_and_lets_the_camera_go():
@@ -144,7 +164,7 @@ def test_a_problem_of_the_tracker_comes_out_and_lets_the_camera_go():
 
     capture = ScriptedCapture(map(picture, itertools.count()), gap=0.01)
     with pytest.raises(TabrtError, match="the network is gone"):
-        run_scripted(LiveCamera(Opener(capture), **QUICK), Failing())
+        run_scripted(LiveCamera(Opener(capture), **STEADY), Failing())
     assert capture.closed.wait(LIMIT)
 
 
@@ -153,7 +173,7 @@ def test_the_first_signal_asks_and_handlers_come_back():
     controls = Controls()
     with quit_by_signal(controls):
         signal.raise_signal(signal.SIGTERM)
-        assert controls.quit and controls.signal == signal.SIGTERM
+        assert controls.quit == "SIGTERM" and controls.signal == signal.SIGTERM
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
@@ -166,11 +186,27 @@ def scene(index: int, time: float, faces: int = 0) -> Scene:
     return Scene(Frame(picture(0), index, time), (None,) * faces)
 
 
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def counted(latencies: list[float], rate: float = 30.0) -> tuple[Numbers, Clock]:
+    """Numbers of frames that came at a steady rate, each shown after its latency, and their clock."""
+    clock = Clock()
+    numbers = Numbers(clock)
+    for index, latency in enumerate(latencies):
+        clock.now = index / rate + latency
+        numbers.add(scene(index, index / rate, faces=index % 3))
+    return numbers, clock
+
+
 def test_numbers_of_a_run():
-    numbers = Numbers()
-    for index, latency in enumerate([0.04] * 90 + [0.2] * 10):
-        numbers.add(scene(index, index / 30, faces=index % 3), now=index / 30 + latency)
-    numbers.add(scene(110, 4.0), now=4.04)
+    numbers, clock = counted([0.04] * 90 + [0.2] * 10)
+    clock.now = 4.04
+    numbers.add(scene(110, 4.0))
     assert numbers.frames == 101
     assert numbers.dropped == 10
     assert numbers.latency(0.5) == 0.04
@@ -180,12 +216,30 @@ def test_numbers_of_a_run():
     assert "median 40 ms, 95 % within 200 ms" in numbers.summary()
 
 
+def test_numbers_on_the_screen_are_of_the_last_seconds():
+    numbers, clock = counted([0.04] * 300)
+    assert numbers.fps == pytest.approx(30.0)
+    assert numbers.lines() == ("30.0 fps, latency 40 ms (95 %: 40 ms)", "2 faces, 0 dropped")
+    clock.now += 10  # the source is lost
+    assert numbers.fps == 0
+    assert np.isnan(numbers.recent_latency(0.5))
+    assert numbers.lines()[0] == "0.0 fps"
+    clock.now += 1
+    for index in (300, 301, 302):
+        clock.now += 0.5
+        numbers.add(scene(index, clock.now))
+    assert numbers.fps == pytest.approx(2.0)
+
+
 def test_numbers_stay_small_and_bear_what_cannot_be():
-    numbers = Numbers()
-    assert (numbers.fps, numbers.latency(0.5), numbers.recent_latency(0.5)) == (0, 0, 0)
-    assert numbers.summary().startswith("0 frames in 0.0 s")
-    numbers.add(scene(5, 100.0), now=99.0)
-    numbers.add(scene(2, 0.0), now=1e6)
+    clock = Clock()
+    numbers = Numbers(clock)
+    assert (numbers.fps, numbers.latency(0.5)) == (0, 0)
+    assert numbers.summary() == "no frame came"
+    clock.now = 99.0
+    numbers.add(scene(5, 100.0))
+    clock.now = 1e6
+    numbers.add(scene(2, 0.0))
     assert numbers.dropped == 0
     assert numbers.latency(0.5) == 0
     assert numbers.latency(1.0) == LONGEST / 1000
@@ -258,6 +312,7 @@ def test_csv_and_camera_lost(scripted, tmp_path):
         ({"metrics_port": 70000}, "port 70000 cannot be used"),
         ({"virtual_camera": True}, "--virtual-camera needs pyvirtualcam .*pip install pyvirtualcam"),
         ({"landmarks": "points.txt"}, "points.txt: landmarks are written as"),
+        ({"out": "film.txt"}, "film.txt: films are written as .mp4"),
         ({"out": "/nowhere/film.mp4"}, "there is no folder /nowhere"),
         ({"out": FILM}, "is read or written already"),
         ({"size": (640, 480)}, "--size and --fps are for cameras"),
@@ -266,8 +321,9 @@ def test_csv_and_camera_lost(scripted, tmp_path):
 def test_outputs_that_cannot_be(scripted, monkeypatch, tmp_path, options, said):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "pyvirtualcam", None)
+    monkeypatch.setattr(tabrt.live, "run", lambda *_: pytest.fail("said only once the camera runs"))
     with pytest.raises(TabrtError, match=said) as problem:
-        live(FILM, window=False, stop_after=5.0, **options)
+        live(FILM, window=False, **options)
     assert "\n" not in str(problem.value)
 
 
@@ -323,9 +379,22 @@ def test_films_begin_and_end_on_demand(tmp_path):
             assert len(list(film)) == 2
 
 
+def test_closing_a_long_film_takes_no_time(tmp_path, monkeypatch):
+    """Moving the index of a day's film to its front would take minutes, and as much room again."""
+    for most, name in ((10**9, "short.mp4"), (0, "long.mp4")):
+        monkeypatch.setattr(tabrt.outputs, "MOST_REWRITTEN", most)
+        with closing(Recorder(tmp_path, tmp_path / name)) as recorder:
+            for index in range(9):
+                recorder.follow(True, picture(9), 5 + index / 10, 10.0)
+            assert recorder.seconds == pytest.approx(0.8)
+        with open_film(tmp_path / name) as film:
+            assert [frame.time for frame in film] == pytest.approx([index / 10 for index in range(9)])
+        assert (b"moof" in (tmp_path / name).read_bytes()) == (most == 0)
+
+
 def test_a_film_begun_by_hand_that_fails_does_not_end_the_run(tmp_path):
     controls = Controls(recording=True)
-    camera = LiveCamera(Opener(ScriptedCapture([])), **QUICK)
+    camera = LiveCamera(Opener(ScriptedCapture([])), **STEADY)
     with closing(Recorder(tmp_path / "gone")) as recorder:
         sink = tabrt.live._recording(recorder, camera, controls, required=False)
         sink(scene(0, 0.0), picture(0))
@@ -348,18 +417,21 @@ def test_snapshots_have_names_of_their_own(tmp_path):
 
 
 def test_metrics():
-    camera, numbers = LiveCamera(Opener(ScriptedCapture([]))), Numbers()
-    numbers.add(scene(0, 0.0, faces=2), now=0.05)
+    camera = LiveCamera(Opener(ScriptedCapture([])))
+    assert 'tabrt_latency_seconds{quantile="0.5"} NaN' in metrics_text(Numbers(), camera)
+    numbers, _ = counted([0.05] * 3)
     with closing(MetricsServer(0, numbers, camera)) as server:
         with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=LIMIT) as answer:
             text = answer.read().decode()
             assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"http://127.0.0.1:{server.port}/", timeout=LIMIT)
         with pytest.raises(TabrtError, match=r"port \d+ cannot be used \(Address already in use\)"):
             MetricsServer(server.port, numbers, camera)
     assert text == metrics_text(numbers, camera)
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-    assert values["tabrt_faces"] == "2" and values["tabrt_frames_total"] == "1"
-    assert values['tabrt_latency_seconds{quantile="0.5"}'] == "0.05"
+    assert values["tabrt_faces"] == "2" and values["tabrt_frames_total"] == "3"
+    assert values['tabrt_latency_seconds{quantile="0.5"}'] == "0.0500"
     assert values['tabrt_state{state="Starting"}'] == "1" and values['tabrt_state{state="Running"}'] == "0"
 
 
@@ -385,7 +457,7 @@ def test_a_signal_leaves_whole_files_even_while_a_read_is_stuck(number, stuck, c
             lines = [json.loads(process.stdout.readline()) for _ in range(6)]
             if stuck:
                 server.send_signal(signal.SIGSTOP)
-                time.sleep(0.3)
+                wait(lambda: Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
             process.send_signal(number)
             rest, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == code, errors

@@ -6,7 +6,9 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -17,9 +19,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from live_sources import FILM, Opener, ScriptedCapture, ScriptedTracker, ended, picture
+from conftest import environment
+from live_sources import FILM, Opener, ScriptedCapture, ScriptedTracker, ended, picture, wait
 
-from tabrt.camera import LiveCamera
+from tabrt.camera import LiveCamera, State
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame
 from tabrt.overlay import PALETTE
@@ -89,13 +92,6 @@ def get(url: str, **headers: str) -> tuple[int, str, dict]:
             return answer.status, answer.read().decode(), dict(answer.headers)
     except urllib.error.HTTPError as problem:
         return problem.code, problem.read().decode(), dict(problem.headers)
-
-
-def wait(done) -> None:
-    until = time.monotonic() + LIMIT
-    while not done():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 # ----------------------------------------------------------------------------------------------------------- stream
@@ -205,8 +201,9 @@ def refused(served: Served, query: str, **options) -> int:
 def test_any_other_host_asks_for_a_token(monkeypatch):
     monkeypatch.delenv("TABRT_TOKEN", raising=False)
     with closing(Served("0.0.0.0")) as served:
-        url, token = served.server.url.split("?token=")
-        url = url.replace("0.0.0.0", "127.0.0.1")
+        named, token = served.server.url.split("?token=")
+        assert named == f"http://{socket.gethostname()}:{served.server.port}/"  # 0.0.0.0 leads nowhere from elsewhere
+        url = f"http://127.0.0.1:{served.server.port}/"
         assert len(token) >= 20
         for query in ("", "?token=", "?token=wrong", f"?token={token}x", "?token=%ff", f"?other={token}"):
             status, text, _ = get(url + query)
@@ -220,6 +217,14 @@ def test_any_other_host_asks_for_a_token(monkeypatch):
     with closing(Served()) as served:
         assert get(f"http://127.0.0.1:{served.server.port}/")[0] == 401
         assert get(f"http://127.0.0.1:{served.server.port}/?token=of%20the%20lab")[0] == 200
+
+
+def test_a_missing_package_is_named():
+    program = "import sys; sys.modules['websockets'] = None; import tabrt.serve"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, timeout=LIMIT
+    )
+    assert done.stderr.splitlines()[-1].endswith("--serve needs websockets; run: pip install 'tabrt[serve]'")
 
 
 def test_a_port_that_is_taken(served):
@@ -287,7 +292,9 @@ def test_the_page_in_a_real_browser(tmp_path):
             wait(lambda name=name, text=text: browser.text(name) == text)
         browser.ask("document.getElementById('record').click()")
         wait(lambda: served.controls.recording)
-        wait(lambda: browser.ask("document.getElementById('record').getAttribute('aria-pressed')") == "true")
+        served.controls.recorded = 75.0
+        wait(lambda: browser.text("record") == "Stop, 1:15")
+        assert browser.ask("document.getElementById('record').getAttribute('aria-pressed')") == "true"
         browser.ask("document.getElementById('snapshot').click()")
         wait(lambda: served.controls.snapshot)
         check_picture(browser)
@@ -295,8 +302,14 @@ def test_the_page_in_a_real_browser(tmp_path):
         if os.environ.get("TABRT_SCREENSHOTS"):
             (Path(os.environ["TABRT_SCREENSHOTS"]) / "page.png").write_bytes(shot)
         assert cv2.imdecode(np.frombuffer(shot, np.uint8), 1).std() > 20
+        check_layout(browser)
+        served.camera.state, served.camera.reason = State.STALLED, "<u>unplugged</u>"
+        wait(lambda: browser.text("banner") == "Stalled: <u>unplugged</u>")
+        served.camera.state = State.RUNNING
+        wait(lambda: browser.text("banner") == "" and browser.text("state") == "Running")
         served.close()
         wait(lambda: browser.text("state") == "Disconnected")
+        assert browser.text("banner").startswith("Disconnected: tabrt does not answer")
         assert browser.ask("document.getElementById('record').disabled")
     asked = [
         event["params"]["request"]["url"] for event in browser.events if event["method"] == "Network.requestWillBeSent"
@@ -304,6 +317,14 @@ def test_the_page_in_a_real_browser(tmp_path):
     assert set(asked) <= {served.server.url, "data:,"}
     problems = [event for event in browser.events if event["method"] == "Runtime.exceptionThrown"]
     assert problems == []
+
+
+def check_layout(browser: Browser) -> None:
+    """Nothing runs out of the page's sides, on a desk or a telephone, and the picture fits into the window."""
+    for width, height in ((1280, 800), (390, 844)):
+        browser.do("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        assert browser.ask("document.documentElement.scrollWidth") <= width
+        assert browser.ask("picture.getBoundingClientRect().bottom") <= height
 
 
 def check_picture(browser: Browser) -> None:
@@ -317,7 +338,7 @@ def check_picture(browser: Browser) -> None:
 
 def test_the_page_is_there_for_everyone():
     page = PAGE.read_text(encoding="utf-8")
-    assert '<html lang="en">' in page and "<title>" in page and "<main>" in page
+    assert '<html lang="en">' in page and "<title>" in page and "<main" in page
     for name in re.findall(r'aria-labelledby="(\w+)"', page):
         assert f'id="{name}"' in page
     assert 'role="status"' in page and "aria-pressed" in page and "focus-visible" in page
