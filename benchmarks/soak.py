@@ -206,7 +206,7 @@ def plots(report: Report, folder: Path) -> None:
     for ax, (name, label) in zip(axes, shown, strict=True):
         ax.plot(minutes, over_time[name], color="#0a7a5c", label=name)
         ax.set_ylabel(label, fontsize=8)
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(0, 1.15 * max(1, *over_time[name]))
     axes[-1].plot(minutes, over_time["files"], color="#3465a4", label="open files")
     axes[-1].legend(fontsize=8, frameon=False, loc="lower right")
     axes[-1].set_xlabel("minutes")

@@ -160,6 +160,9 @@ def run(
                 numbers.add(scene)
                 for sink in sinks:
                     sink(scene, drawn)
+        except TabrtError as problem:
+            controls.quit = str(problem)
+            raise
         finally:
             camera.stop(controls.quit)
 

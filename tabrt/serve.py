@@ -260,8 +260,8 @@ async def _heed(websocket: WebSocket, credit: asyncio.BoundedSemaphore, controls
             word = await websocket.receive_text()
             if word == "next":
                 credit.release()
-            elif word == "record":
-                controls.recording = not controls.recording
+            elif word in ("record", "stop"):  # not a switch, which two viewers might press at once
+                controls.recording = word == "record"
             elif word == "snapshot":
                 controls.snapshot = True
 

@@ -168,6 +168,18 @@ def test_a_problem_of_the_tracker_comes_out_and_lets_the_camera_go():
     assert capture.closed.wait(LIMIT)
 
 
+def test_a_problem_of_an_output_is_why_it_stopped(caplog):
+    caplog.set_level(logging.INFO, "tabrt")
+
+    def full(_scene, _picture):
+        raise TabrtError("no room left; free some space")
+
+    camera = LiveCamera(Opener(ScriptedCapture(map(picture, itertools.count()), gap=0.01)), **STEADY)
+    with pytest.raises(TabrtError, match="no room left"):
+        run_scripted(camera, ScriptedTracker(), sinks=[full])
+    assert caplog.messages[-1] == "Stopped: no room left; free some space"
+
+
 def test_the_first_signal_asks_and_handlers_come_back():
     before = signal.getsignal(signal.SIGTERM)
     controls = Controls()

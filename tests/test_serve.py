@@ -133,12 +133,17 @@ def test_nothing_is_encoded_while_nobody_watches(served, monkeypatch):
 
 
 def test_record_and_snapshot(served):
-    with connect(served) as viewer:
+    with connect(served) as viewer, connect(served) as other:
         viewer.send("record")
         viewer.send("snapshot")
         viewer.send("format the disk")
         wait(lambda: served.controls.recording and served.controls.snapshot)
-        viewer.send("record")
+        served.controls.snapshot = False
+        other.send("record")  # pressed before its page could show that it is on
+        other.send("snapshot")
+        wait(lambda: served.controls.snapshot)
+        assert served.controls.recording
+        viewer.send("stop")
         wait(lambda: not served.controls.recording)
     assert not served.controls.quit
 
@@ -297,6 +302,8 @@ def test_the_page_in_a_real_browser(tmp_path):
         assert browser.ask("document.getElementById('record').getAttribute('aria-pressed')") == "true"
         browser.ask("document.getElementById('snapshot').click()")
         wait(lambda: served.controls.snapshot)
+        browser.ask("document.getElementById('record').click()")
+        wait(lambda: not served.controls.recording and browser.text("record") == "Record")
         check_picture(browser)
         shot = base64.b64decode(browser.do("Page.captureScreenshot")["data"])
         if os.environ.get("TABRT_SCREENSHOTS"):
