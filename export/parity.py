@@ -124,7 +124,7 @@ def page(rows: list[Row], variants: list[Variant], account: dict) -> str:
         "float32 on 32 real crops of 256 px; allowed are "
         + ", ".join(f"{bound} px for {name}" for name, bound in BOUNDS.items())
         + " (for int8: of 95 of 100 points). NME is that of the validation faces in true boxes, 68 points, "
-        "inter-ocular.",
+        "inter-ocular. The int8 files are written for ONNX Runtime; OpenVINO runs them too, less well.",
         "",
         markdown(
             [

@@ -162,6 +162,8 @@ def test_the_server_makes_batches_no_larger_than_an_engine_takes():
     text = config(ModelCard(name="tab1-lite"), tensorrt=True)
     assert f"max_batch_size: {MAX_BATCH}" in text
     assert 'key: "precision_mode" value: "FP16"' in text
+    assert f'key: "trt_profile_max_shapes" value: "crops:{MAX_BATCH}x256x256x3"' in text  # built once, for every batch
+    assert 'key: "trt_engine_cache_path" value: "/models/tab1-lite/cache"' in text
     assert text.count("{") == text.count("}")
     assert text.count("[") == text.count("]")
 

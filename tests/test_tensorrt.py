@@ -295,7 +295,7 @@ def test_files_and_precisions_it_cannot_take(checkpoint: Path, cache: Path, tmp_
 
 def test_without_a_driver_it_says_what_to_do(checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tensorrt, "has_cuda", lambda: False)
-    with pytest.raises(EngineUnavailable, match="install the driver"):
+    with pytest.raises(EngineUnavailable, match="--engine onnxruntime or --to onnx"):
         load_engine(checkpoint, "tensorrt")
 
 

@@ -316,7 +316,7 @@ class CudaRuntime:
 
     def __init__(self) -> None:
         if not has_cuda():
-            raise EngineUnavailable("no NVIDIA driver or GPU is here; install the driver, or use --engine onnxruntime")
+            raise EngineUnavailable("no NVIDIA driver or GPU is here; install it, or use --engine onnxruntime or --to onnx")
         if not torch.cuda.is_available():
             raise EngineUnavailable("this torch has no CUDA; run: pip install --force-reinstall 'tabrt[cuda]'")
         try:
