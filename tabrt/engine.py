@@ -27,6 +27,7 @@ MODELS = {name: MODEL_FOLDER / f"{name}.onnx" for name in ("tab1-lite",)}
 ENGINES = {name: f"tabrt.engines.{name}" for name in ("onnxruntime", "openvino", "tensorrt", "torch")}
 PRECISIONS = ("fp32", "fp16", "int8")
 
+ENGINE_SUFFIX = ".ep"  # of a compiled TensorRT engine: an exported program
 CARD_KEY = "tabrt"  # of the metadata in an ONNX file
 CPU_INFO = Path("/proc/cpuinfo")
 MAX_BATCH = 16  # crops in one run: bounds the memory, and is the range TensorRT is built for
@@ -262,6 +263,8 @@ def _load(model: str | Path, engine: str, threads: int | None) -> Engine:
 
 def _automatic(path: Path) -> list[str]:
     """Engines to try, best first; the last one is expected to work."""
+    if path.suffix == ENGINE_SUFFIX:
+        return ["tensorrt"]
     checkpoint = path.suffix.lower() != ".onnx"
     cpu = "torch" if checkpoint else "onnxruntime"
     on_gpu = (checkpoint or path in MODELS.values()) and has_cuda() and importlib.util.find_spec("torch_tensorrt")

@@ -21,7 +21,7 @@ from tabrt.heatmaps import render_logits
 from tabrt.network import export as export_module
 from tabrt.network import half as half_module
 from tabrt.network.deployed import torch_maps
-from tabrt.network.export import export, export_onnx, to_onnx
+from tabrt.network.export import export, export_onnx, to_onnx, write_card
 from tabrt.network.half import overflowing_layers, to_half
 from tabrt.network.int8 import by_groups, to_int8
 from tabrt.network.parity import BOUNDS, Shift, onnx_maps, sample_crops
@@ -224,6 +224,30 @@ def test_int8_computes_in_int8(plain_and_small, tmp_path: Path):
     assert counted["QLinearConv"] > 90
     assert counted["Transpose"] <= 2
     assert not counted.keys() & {"BatchNormalization", "Add", "Concat", "Relu", "AveragePool", "ReorderOutput"}
+
+
+def _written(model: onnx.ModelProto, path: Path) -> Path:
+    write_card(model, replace(CARD, precision="int8"))
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_int8_is_the_same_in_a_batch_and_on_threads(plain_and_small, tmp_path: Path):
+    path = _written(plain_and_small[1], tmp_path / "small.onnx")
+    crops = face_crops(3)
+    together = load_engine(path, threads=1).both(crops)
+    other = load_engine(path, threads=2)
+    alone = [np.concatenate(maps) for maps in zip(*(other.both(crop[None]) for crop in crops), strict=True)]
+    for maps, expected in zip(together, alone, strict=True):
+        assert np.abs(maps - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_openvino_runs_the_int8_file(plain_and_small, tmp_path: Path):
+    pytest.importorskip("openvino")
+    path = _written(plain_and_small[1], tmp_path / "small.onnx")
+    crops = face_crops(1)
+    found, expected = (load_engine(path, name)(crops) for name in ("openvino", "onnxruntime"))
+    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.9
 
 
 def test_every_channel_has_its_own_scale(plain_and_small):

@@ -299,6 +299,15 @@ def test_without_a_driver_it_says_what_to_do(checkpoint: Path, monkeypatch: pyte
         load_engine(checkpoint, "tensorrt")
 
 
+def test_an_engine_file_is_left_to_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Not to torch, which would call it no checkpoint."""
+    monkeypatch.setattr(tensorrt, "has_cuda", lambda: False)
+    path = tmp_path / "a.ep"
+    path.write_bytes(b"PK nothing")
+    with pytest.raises(EngineUnavailable, match="no NVIDIA driver"):
+        load_engine(path)
+
+
 def test_without_its_packages_it_names_the_command(checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tensorrt, "has_cuda", lambda: True)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
