@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from export.parity import EFFORTS, compare
+from export.parity import EFFORTS, accurate_in_int8, compare
 from export.rebuild import checkpoints, rebuild, ship
 from export.triton import write_repository
 from tabrt.errors import TabrtError
@@ -33,7 +33,9 @@ def main(
     ] = None,
     tensorrt: Annotated[bool, typer.Option("--tensorrt", help="Triton runs the model by TensorRT in FP16.")] = False,
     effort: Annotated[str, typer.Option(help=f"How long to measure: {', '.join(EFFORTS)}.")] = "full",
-    replace: Annotated[bool, typer.Option("--ship", help="Put the rebuilt float32 models into tabrt/models.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--ship", help="Put them into tabrt/models; int8 only where NME stays.")
+    ] = False,
 ) -> None:
     """Rebuild models from their checkpoints in every precision, and write export/PARITY.md with its plot."""
     if effort not in EFFORTS:
@@ -43,9 +45,9 @@ def main(
             print(write_repository(path, out or Path("triton"), tensorrt))
         return
     variants = rebuild(checkpoints(what), out or Path("runs/export"), faces)
-    compare(variants, faces, effort)
+    rows = compare(variants, faces, effort)
     if replace:
-        ship(variants)
+        ship(variants, accurate_in_int8(rows))
 
 
 def run() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from tabrt.engine import MODEL_FOLDER, MODELS, PRECISIONS
+from tabrt.engine import MODEL_FOLDER, MODELS, PRECISIONS, int8_file
 from tabrt.errors import TabrtError
 from tabrt.geometry import Box, Crop
 from tabrt.network.checkpoint import write_atomically
@@ -59,9 +60,10 @@ def _variant(checkpoint: Path, precision: str, out: Path, crops: np.ndarray, cal
     write_atomically(path, converted.data)
     notes = [f"{len(converted.float_layers)} layers in float32"] if converted.float_layers else []
     if not converted.accepted:
-        notes.append(f"worst point beyond {BOUNDS[precision]} px")
+        notes.append(f"moves points by {converted.shift.bounded(precision):.2f} px, beyond {BOUNDS[precision]}")
     shift = converted.shift
-    print(f"{path}: worst {shift.worst:.4f} px, median {shift.median:.4f} px {'; '.join(notes)}", flush=True)
+    moved = f"worst {shift.worst:.4f} px, 95 % {shift.most:.4f} px, median {shift.median:.4f} px"
+    print(f"{path}: {moved} {'; '.join(notes)}", flush=True)
     return Variant(name, checkpoint, precision, path, "; ".join(notes))
 
 
@@ -77,9 +79,20 @@ def calibration_crops(faces: Path, count: int = CALIBRATION_FACES) -> np.ndarray
     return np.stack(crops[:count])
 
 
-def ship(variants: list[Variant]) -> None:
-    """Put the float32 models where the package keeps them."""
+def ship(variants: list[Variant], accurate: Collection[str]) -> None:
+    """Put the float32 models where the package keeps them, and beside them in int8 those that are named `accurate`.
+
+    An int8 file of older weights does not stay.
+    """
     for variant in variants:
-        if variant.precision == "fp32" and variant.path is not None and variant.name in MODELS:
-            shutil.copyfile(variant.path, MODELS[variant.name])
-            print(f"{MODELS[variant.name]} replaced")
+        if variant.path is None or variant.name not in MODELS or variant.precision not in ("fp32", "int8"):
+            continue
+        target = MODELS[variant.name]
+        if variant.precision == "int8":
+            target = int8_file(target)
+            if variant.name not in accurate:
+                target.unlink(missing_ok=True)
+                print(f"{target} does not ship: it is not known to be as accurate as float32, and faster")
+                continue
+        shutil.copyfile(variant.path, target)
+        print(f"{target} written")

@@ -12,6 +12,7 @@ from tabrt.topology import BOUNDARY_CHANNELS
 
 VERSION = "1"
 DELAY = 2000  # microseconds a request may wait for others to share its batch
+MOUNTED = "/models"  # where the server sees the repository
 WORKSPACE = 2**30  # bytes TensorRT may use while it builds
 
 
@@ -25,8 +26,8 @@ def write_repository(checkpoint: Path, folder: Path, tensorrt: bool = False) -> 
     report = export_onnx(checkpoint, place / VERSION / "model.onnx")
     write_atomically(place / "config.pbtxt", config(card, tensorrt).encode())
     start = (
-        f"docker run --rm {'--gpus all ' if tensorrt else ''}-p 8000:8000 -p 8001:8001 -v {folder.resolve()}:/models "
-        "nvcr.io/nvidia/tritonserver:25.06-py3 tritonserver --model-repository=/models"
+        f"docker run --rm {'--gpus all ' if tensorrt else ''}-p 8000:8000 -p 8001:8001 -v {folder.resolve()}:{MOUNTED} "
+        f"nvcr.io/nvidia/tritonserver:25.06-py3 tritonserver --model-repository={MOUNTED}"
     )
     return f"{report}\n{place}: a Triton model; start with: {start}"
 
@@ -42,14 +43,22 @@ output [
   {{ name: "landmarks" data_type: TYPE_FP32 dims: [ {card.points}, {maps} ] }},
   {{ name: "boundaries" data_type: TYPE_FP32 dims: [ {BOUNDARY_CHANNELS}, {maps} ] }}
 ]
-dynamic_batching {{ preferred_batch_size: [ 4, 8, {MAX_BATCH} ] max_queue_delay_microseconds: {DELAY} }}
+dynamic_batching {{ max_queue_delay_microseconds: {DELAY} }}
 instance_group [ {{ count: 1 kind: {"KIND_GPU" if tensorrt else "KIND_AUTO"} }} ]
 """
-    return text + _accelerator() if tensorrt else text
+    return text + _accelerator(card.name) if tensorrt else text
 
 
-def _accelerator() -> str:
-    options = {"precision_mode": "FP16", "max_workspace_size_bytes": str(WORKSPACE), "trt_engine_cache_enable": "1"}
+def _accelerator(name: str) -> str:
+    """TensorRT in FP16: one engine for every batch, kept in the repository, so that it outlives the container."""
+    batches = {"min": 1, "opt": 1, "max": MAX_BATCH}
+    options = {
+        "precision_mode": "FP16",
+        "max_workspace_size_bytes": str(WORKSPACE),
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": f"{MOUNTED}/{name}/cache",
+        **{f"trt_profile_{kind}_shapes": f"crops:{n}x{CROP_SIZE}x{CROP_SIZE}x3" for kind, n in batches.items()},
+    }
     parameters = " ".join(f'parameters {{ key: "{key}" value: "{value}" }}' for key, value in options.items())
     return f"""optimization {{
   execution_accelerators {{ gpu_execution_accelerator: [ {{ name: "tensorrt" {parameters} }} ] }}

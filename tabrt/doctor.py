@@ -12,7 +12,7 @@ import numpy as np
 
 from tabrt import __version__
 from tabrt.cameras import cameras
-from tabrt.engine import ENGINES, MODELS, ModelCard, available_threads, has_cuda, load_engine
+from tabrt.engine import ENGINES, MODELS, ModelCard, available_threads, has_cuda, has_vnni, int8_file, load_engine
 from tabrt.errors import TabrtError
 from tabrt.geometry import CROP_SIZE
 
@@ -27,7 +27,8 @@ RUNTIME = PACKAGES[:7]
 def report() -> Iterator[str]:
     """The lines of `tabrt doctor`, as they are found."""
     yield f"tabrt {__version__}, Python {platform.python_version()}, {platform.platform()}"
-    yield f"cores {available_threads(None)}, NVIDIA GPU {'found' if has_cuda() else 'none found'}"
+    vnni = "yes" if has_vnni() else "no, so models run in float32"
+    yield f"cores {available_threads(None)}, int8 (VNNI) {vnni}, NVIDIA GPU {'found' if has_cuda() else 'none found'}"
     yield ""
     yield from _packages()
     yield "\nEngines"
@@ -110,7 +111,8 @@ def _models() -> Iterator[str]:
             yield f"  {name:<10} {problem}"
             continue
         megabytes = path.stat().st_size / 1e6
-        yield f"  {name:<10} {card.topology}, {card.precision}, {megabytes:.1f} MB, {card.date or 'no date'}: {path}"
+        precisions = f"{card.precision} and int8" if int8_file(path).is_file() else card.precision
+        yield f"  {name:<10} {card.topology}, {precisions}, {megabytes:.1f} MB, {card.date or 'no date'}: {path}"
 
 
 def cards() -> Iterator[str]:
@@ -119,6 +121,9 @@ def cards() -> Iterator[str]:
         card = read_card(path)
         yield f"{name}  ({path.stat().st_size / 1e6:.1f} MB, {path})"
         yield f"  {card.topology}, hourglasses {card.hourglasses}, {card.width}, {card.precision}, {card.date}"
+        small = int8_file(path)
+        if small.is_file():
+            yield f"  also in int8 ({small.stat().st_size / 1e6:.1f} MB), for CPUs with VNNI: {small}"
         yield f"  licence: {card.licence}"
         yield f"  trained on: {card.training_data}"
         yield from (f"  {figure}: {value:g}" for figure, value in card.figures.items())

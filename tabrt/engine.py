@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib
 import importlib.util
 import json
@@ -26,7 +27,9 @@ MODELS = {name: MODEL_FOLDER / f"{name}.onnx" for name in ("tab1-lite",)}
 ENGINES = {name: f"tabrt.engines.{name}" for name in ("onnxruntime", "openvino", "tensorrt", "torch")}
 PRECISIONS = ("fp32", "fp16", "int8")
 
+ENGINE_SUFFIX = ".ep"  # of a compiled TensorRT engine: an exported program
 CARD_KEY = "tabrt"  # of the metadata in an ONNX file
+CPU_INFO = Path("/proc/cpuinfo")
 MAX_BATCH = 16  # crops in one run: bounds the memory, and is the range TensorRT is built for
 MAX_MODEL_BYTES = 512 * 2**20
 MAX_CARD_CHARACTERS = 65_536
@@ -192,6 +195,8 @@ def in_batches(
 def load_engine(model: str | Path = "tab1-lite", engine: str = "auto", threads: int | None = None) -> Engine:
     """Load a model: a name of MODELS, or a file, by an engine of ENGINES or the best one here (`auto`).
 
+    A name is what runs fastest with that engine: in ONNX Runtime the int8 file, if one ships with the model and this
+    CPU has VNNI; else the float32 file or its checkpoint. A file is run as it is.
     threads: CPU threads, None for as many as there are cores. Raises TabrtError for a model that is missing or
     damaged, EngineUnavailable for an engine that cannot run here.
     """
@@ -199,29 +204,32 @@ def load_engine(model: str | Path = "tab1-lite", engine: str = "auto", threads: 
         raise TabrtError(f"no engine is called {engine!r}; there are: auto, {', '.join(ENGINES)}")
     if threads is not None and not 1 <= threads <= 256:
         raise TabrtError(f"threads is {threads}; it must be 1…256")
-    path = model_file(model)
-    if engine != "auto":
-        return _load(path, engine, threads)
-    *faster, last = _automatic(path)
+    *faster, last = [engine] if engine != "auto" else _automatic(model_file(model))
     for name in faster:
         try:
-            return _load(path, name, threads)
+            return _load(model, name, threads)
         except EngineUnavailable as error:
             log.warning("engine %s cannot be used (%s); using the next one", name, error)
-    return _load(path, last, threads)
+    return _load(model, last, threads)
 
 
-def model_file(model: str | Path) -> Path:
-    """The file of a model name or path. Raises TabrtError where there is none."""
+def model_file(model: str | Path, engine: str | None = None) -> Path:
+    """The file of a model name or path that an engine is to run. Raises TabrtError where there is none."""
     if str(model) in MODELS:
         path = MODELS[str(model)]
         if not path.is_file():
             raise TabrtError(f"the model {model} is not installed ({path}); install tabrt again")
-        return path
+        small = int8_file(path)
+        return small if engine == "onnxruntime" and has_vnni() and small.is_file() else path
     path = Path(model)
     if not path.is_file():
         raise TabrtError(f"no model is called {model!s} and no such file is here; names: {', '.join(MODELS)}")
     return path
+
+
+def int8_file(path: Path) -> Path:
+    """Where the int8 file of a shipped model lies, if it has one: beside the float32 file."""
+    return path.with_name(f"{path.stem}-int8.onnx")
 
 
 def checkpoint_file(path: Path) -> Path:
@@ -248,16 +256,30 @@ def available_threads(threads: int | None) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _load(path: Path, engine: str, threads: int | None) -> Engine:
+def _load(model: str | Path, engine: str, threads: int | None) -> Engine:
+    path = model_file(model, engine)
     return importlib.import_module(ENGINES[engine]).load(path, threads)
 
 
 def _automatic(path: Path) -> list[str]:
     """Engines to try, best first; the last one is expected to work."""
+    if path.suffix == ENGINE_SUFFIX:
+        return ["tensorrt"]
     checkpoint = path.suffix.lower() != ".onnx"
     cpu = "torch" if checkpoint else "onnxruntime"
     on_gpu = (checkpoint or path in MODELS.values()) and has_cuda() and importlib.util.find_spec("torch_tensorrt")
     return ["tensorrt", cpu] if on_gpu else [cpu]
+
+
+@functools.cache
+def has_vnni() -> bool:
+    """Whether this CPU multiplies int8 in one step. Without it int8 gains little, and sums may overflow."""
+    try:
+        with CPU_INFO.open(encoding="utf-8", errors="replace") as file:
+            flags = next((line.split() for line in file if line.startswith("flags")), [])
+    except OSError:
+        return False
+    return "avx512_vnni" in flags or "avx_vnni" in flags
 
 
 def has_cuda() -> bool:

@@ -16,7 +16,9 @@ CELL_OFFSET = (STRIDE - 1) / 2  # crop px of the centre of cell 0
 DECODINGS = ("softmax", "gaussian")
 SOFTMAX_SIGMA = 1.3  # cells: width of the target distribution of tabrt's own networks
 GAUSSIAN_SIGMA = 1.5  # cells: width of the paper's heatmaps
-_REFINE = 3  # cells: reach of the weighted mean around the peak
+# Cells: reach of the weighted mean around the peak. A shorter one cuts off the foot of a doubtful point's wide map, and
+# the mean then jumps with the peak from cell to cell.
+_REFINE = 7
 _NEAR = 2  # cells: reach of the mass that counts as confidence
 # The share of a perfect map's mass within _NEAR cells of its peak: what a confidence of 1 stands for.
 _FULL_MASS = math.erf((_NEAR + 0.5) / (SOFTMAX_SIGMA * math.sqrt(2))) ** 2
@@ -49,7 +51,7 @@ def render_logits(points: np.ndarray, offset: float = CELL_OFFSET) -> np.ndarray
 def decode(maps: np.ndarray, decoding: str = "softmax", offset: float = CELL_OFFSET) -> tuple[np.ndarray, np.ndarray]:
     """Read heatmaps (N, L, 64, 64) to sub-pixel points (N, L, 2) in crop px and confidences (N, L) in 0…1.
 
-    softmax: maps are log-probabilities up to a constant. The point is the mean of the 7×7 cells around the peak; the
+    softmax: maps are log-probabilities up to a constant. The point is the mean of the 15×15 cells around the peak; the
     confidence is the probability that the point lies within 2.5 cells of the peak. A covered or doubtful point spreads
     its mass and scores lower.
     gaussian: maps are gaussians of peak 1, as in the paper. The point is the top of a parabola through the logarithms
@@ -74,7 +76,7 @@ def _decode_softmax(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     coarse = flat.reshape(-1, HEATMAP_SIZE, HEATMAP_SIZE)[:, ::2, ::2]
     total = 4 * np.exp(coarse - highest[:, None, None]).sum(axis=(1, 2))
     values, xs, ys = _window(flat, peak, _REFINE, -np.inf)
-    weights = np.exp(values - highest[:, None, None])  # (M, 7, 7)
+    weights = np.exp(values - highest[:, None, None])  # (M, 15, 15)
     column, row = weights.sum(axis=1), weights.sum(axis=2)
     mass = column.sum(axis=1)
     cells = np.stack([(column * xs).sum(axis=1) / mass, (row * ys).sum(axis=1) / mass], axis=1)

@@ -31,10 +31,10 @@ def face_crops(count: int = 8) -> np.ndarray:
 
 
 @functools.cache
-def random_network(hourglasses: int = 1, topology: str = "wflw98") -> Tab:
+def random_network(hourglasses: int = 1, topology: str = "wflw98", stem: str = "slim") -> Tab:
     """A lite network with random weights, whose batch norms know what they get on faces."""
     torch.manual_seed(0)
-    network = Tab(TabConfig.of_width("lite", hourglasses=hourglasses, topology=topology))
+    network = Tab(TabConfig.of_width("lite", hourglasses=hourglasses, topology=topology, stem=stem))
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from small_network import face_crops, random_checkpoint, random_network
 
-from tabrt.engine import MODELS, FakeEngine, ModelCard, available_threads, load_engine
+from tabrt.engine import MODELS, FakeEngine, ModelCard, available_threads, has_vnni, int8_file, load_engine
 from tabrt.errors import EngineUnavailable, TabrtError
 from tabrt.heatmaps import decode
 from tabrt.network.export import to_onnx, write_card
@@ -157,6 +159,71 @@ def test_auto_takes_what_the_file_needs(folder: Path, monkeypatch: pytest.Monkey
     assert load_engine(folder / "random1.safetensors").name == "torch"
 
 
+@pytest.fixture
+def installed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model with an int8 file, as it were shipped under the name `random1`. The file only claims to be int8."""
+    path = tmp_path / "random1.onnx"
+    model = onnx.load(folder / "random1.onnx")
+    for file, precision in ((path, "fp32"), (tmp_path / "random1-int8.onnx", "int8")):
+        write_card(model, replace(CARD, precision=precision))
+        file.write_bytes(model.SerializeToString())
+    shutil.copy(folder / "random1.safetensors", tmp_path)
+    monkeypatch.setitem(MODELS, "random1", path)
+    monkeypatch.setattr("tabrt.engine.has_cuda", lambda: False)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("asked", "vnni", "ran"),
+    [
+        ("auto", True, ("onnxruntime", "int8")),
+        ("auto", False, ("onnxruntime", "fp32")),
+        ("onnxruntime", True, ("onnxruntime", "int8")),
+        ("openvino", True, ("openvino", "fp32")),
+        ("torch", True, ("torch", "fp32")),
+    ],
+)
+def test_a_name_is_what_runs_fastest_here(installed: Path, monkeypatch, asked: str, vnni: bool, ran: tuple[str, str]):
+    pytest.importorskip("openvino") if asked == "openvino" else None
+    monkeypatch.setattr("tabrt.engine.has_vnni", lambda: vnni)
+    engine = load_engine("random1", asked)
+    assert (engine.name, engine.card.precision) == ran
+
+
+def test_a_file_is_run_as_it_is(installed: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tabrt.engine.has_vnni", lambda: True)
+    assert load_engine(installed).card.precision == "fp32"
+    int8_file(installed).unlink()
+    assert load_engine("random1").card.precision == "fp32"
+
+
+def test_int8_on_a_cpu_without_vnni_is_told(installed: Path, monkeypatch: pytest.MonkeyPatch, caplog):
+    monkeypatch.setattr("tabrt.engines.onnxruntime.has_vnni", lambda: False)
+    load_engine(int8_file(installed))
+    assert "no VNNI" in caplog.text
+    caplog.clear()
+    load_engine(installed)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "has"),
+    [
+        ("flags\t\t: fpu avx2 avx512_vnni\n", True),
+        ("processor: 0\nflags : avx_vnni\n", True),
+        ("flags\t: fpu avx2 avx512f avx512bw\n", False),
+        ("Features : asimd asimddp\n", False),
+    ],
+)
+def test_vnni_is_read_from_what_the_kernel_says(tmp_path: Path, monkeypatch, text: str, has: bool):
+    told = tmp_path / "cpuinfo"
+    told.write_text(text)
+    monkeypatch.setattr("tabrt.engine.CPU_INFO", told)
+    assert has_vnni.__wrapped__() is has
+    told.unlink()
+    assert has_vnni.__wrapped__() is False
+
+
 def test_auto_says_why_a_faster_engine_is_left(folder: Path, monkeypatch: pytest.MonkeyPatch, caplog):
     """A driver is there, Torch-TensorRT is found, and then cannot be used."""
     monkeypatch.setattr("tabrt.engine.has_cuda", lambda: True)
@@ -189,7 +256,7 @@ def test_a_missing_extra_names_the_command():
         "import sys; sys.modules['openvino'] = None\n"
         "from tabrt.engine import load_engine, MODELS\n"
         "from tabrt.errors import EngineUnavailable\n"
-        "import tabrt.engine; tabrt.engine.model_file = lambda model: __import__('pathlib').Path('x.onnx')\n"
+        "import tabrt.engine; tabrt.engine.model_file = lambda *_: __import__('pathlib').Path('x.onnx')\n"
         "try: load_engine('x', 'openvino')\n"
         "except EngineUnavailable as problem: print(problem)\n"
     )

@@ -14,7 +14,7 @@ from small_network import face_crops, random_checkpoint
 
 import export.parity
 import export.rebuild
-from export.parity import Row, compare, page, winner
+from export.parity import Row, accurate_in_int8, compare, page, winner
 from export.plot import draw
 from export.rebuild import Variant, calibration_crops, checkpoints, rebuild
 from export.triton import config, write_repository
@@ -29,12 +29,33 @@ TIMES = {"1×1": 8.0, "1×4": 30.0, "2×1": 5.0, "2×4": 18.0}
 
 def _row(**changes) -> Row:
     given = {"name": "tab1-lite", "engine": "onnxruntime", "precision": "fp32", "megabytes": 4.2}
-    measured = {"worst": 0.001, "median": 0.0001, "nme": 0.036, "milliseconds": TIMES}
+    measured = {"worst": 0.001, "most": 0.0005, "median": 0.0001, "nme": 0.036, "milliseconds": TIMES}
     return Row(**{**given, **measured, **changes})
 
 
 def _int8(milliseconds: float, nme: float | None) -> Row:
     return _row(precision="int8", milliseconds={**TIMES, "2×1": milliseconds}, nme=nme)
+
+
+@pytest.mark.parametrize(("nme", "ships"), [(0.0362, True), (0.0370, False), (None, False)])
+def test_int8_ships_only_if_it_is_as_accurate(tmp_path: Path, monkeypatch, nme: float | None, ships: bool):
+    single, small = tmp_path / "out" / "tab1-lite.onnx", tmp_path / "out" / "tab1-lite-int8.onnx"
+    installed = tmp_path / "models" / "tab1-lite.onnx"
+    for folder in (single.parent, installed.parent):
+        folder.mkdir()
+    for path in (single, small):
+        path.write_text(f"new {path.name}")
+    old = installed.with_name("tab1-lite-int8.onnx")
+    old.write_text("of older weights")
+    monkeypatch.setattr(export.rebuild, "MODELS", {"tab1-lite": installed})
+    variants = [
+        Variant("tab1-lite", tmp_path, precision, path)
+        for precision, path in (("fp32", single), ("fp16", None), ("int8", small))
+    ]
+    rows = [_row(), _row(engine="openvino", milliseconds={**TIMES, "2×1": 1.0}), _int8(2.0, nme)]
+    export.rebuild.ship(variants, accurate_in_int8(rows))
+    assert installed.read_text() == "new tab1-lite.onnx"
+    assert (old.read_text() == "new tab1-lite-int8.onnx") if ships else not old.exists()
 
 
 @pytest.mark.parametrize(
@@ -78,7 +99,7 @@ def test_rebuilding_and_comparing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "random1-int8.onnx",
         "random1.onnx",
     ]
-    assert "worst point beyond" in variants[2].note
+    assert "beyond 0.6" in variants[2].note
     rows = compare(variants, None, "smoke")
     assert [(row.engine, row.precision) for row in rows] == [
         ("onnxruntime", "fp32"),
@@ -141,6 +162,8 @@ def test_the_server_makes_batches_no_larger_than_an_engine_takes():
     text = config(ModelCard(name="tab1-lite"), tensorrt=True)
     assert f"max_batch_size: {MAX_BATCH}" in text
     assert 'key: "precision_mode" value: "FP16"' in text
+    assert f'key: "trt_profile_max_shapes" value: "crops:{MAX_BATCH}x256x256x3"' in text  # built once, for every batch
+    assert 'key: "trt_engine_cache_path" value: "/models/tab1-lite/cache"' in text
     assert text.count("{") == text.count("}")
     assert text.count("[") == text.count("]")
 

@@ -33,6 +33,17 @@ def test_noise_moves_a_point_little():
     assert np.abs(found - points).max() < 0.6 * STRIDE
 
 
+def test_a_peak_that_moves_a_cell_hardly_moves_the_point_of_a_doubtful_map():
+    points = np.full((1, 1, 2), from_cells(np.array(30.5)))  # midway between cells: one of them is the peak by a hair
+    wide = render_logits(points) / 4  # twice as wide as a sure one
+    found = []
+    for column in (30, 31):
+        maps = wide.copy()
+        maps[..., column] += 1e-3
+        found.append(decode(maps)[0])
+    assert np.abs(found[0] - found[1]).max() < 0.05 * STRIDE
+
+
 def test_doubt_lowers_the_confidence():
     points = some_points(4, 60, 140)
     sure = render_logits(points)

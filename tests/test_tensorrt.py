@@ -295,8 +295,17 @@ def test_files_and_precisions_it_cannot_take(checkpoint: Path, cache: Path, tmp_
 
 def test_without_a_driver_it_says_what_to_do(checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tensorrt, "has_cuda", lambda: False)
-    with pytest.raises(EngineUnavailable, match="install the driver"):
+    with pytest.raises(EngineUnavailable, match="--engine onnxruntime or --to onnx"):
         load_engine(checkpoint, "tensorrt")
+
+
+def test_an_engine_file_is_left_to_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Not to torch, which would call it no checkpoint."""
+    monkeypatch.setattr(tensorrt, "has_cuda", lambda: False)
+    path = tmp_path / "a.ep"
+    path.write_bytes(b"PK nothing")
+    with pytest.raises(EngineUnavailable, match="no NVIDIA driver"):
+        load_engine(path)
 
 
 def test_without_its_packages_it_names_the_command(checkpoint: Path, monkeypatch: pytest.MonkeyPatch):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
-from tabrt.engine import CARD_KEY, ModelCard, available_threads, in_batches, read_bounded
+from tabrt.engine import CARD_KEY, ModelCard, available_threads, has_vnni, in_batches, read_bounded
 from tabrt.errors import TabrtError
 from tabrt.geometry import CROP_SIZE, HEATMAP_SIZE
 from tabrt.topology import BOUNDARY_CHANNELS
@@ -16,6 +17,8 @@ from tabrt.topology import BOUNDARY_CHANNELS
 # releases read whatever file, or memory address, stands there.
 OUTSIDE = b"location"
 SILENT = 4  # ONNX Runtime's log: what it has to say comes as an exception
+
+log = logging.getLogger("tabrt")
 
 
 def load(path: Path, threads: int | None = None) -> OnnxRuntimeEngine:
@@ -34,6 +37,8 @@ class OnnxRuntimeEngine:
         self._session = _open(path, read_bounded(path), available_threads(threads))
         self.card = _card(self._session, path)
         _check_signature(self._session, self.card, path)
+        if self.card.precision == "int8" and not has_vnni():
+            log.warning("%s is in int8 and this CPU has no VNNI: points may be off; use a float32 model", path.name)
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
         return self.both(crops)[0]

@@ -25,7 +25,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tabrt.engine import CARD_KEY, MAX_BATCH, Engine, ModelCard, checkpoint_file, has_cuda, in_batches, read_bounded
+from tabrt.engine import (
+    CARD_KEY,
+    ENGINE_SUFFIX,
+    MAX_BATCH,
+    Engine,
+    ModelCard,
+    checkpoint_file,
+    has_cuda,
+    in_batches,
+    read_bounded,
+)
 from tabrt.errors import EngineUnavailable, TabrtError
 from tabrt.geometry import CROP_SIZE
 
@@ -42,7 +52,6 @@ except ModuleNotFoundError as error:
         raise
     raise EngineUnavailable(f"engine tensorrt needs {error.name}; run: pip install 'tabrt[cuda]'") from error
 
-ENGINE_SUFFIX = ".ep"  # an exported program
 SEAL_SUFFIX = ".seal"
 FORMAT = "1"  # of what is cached: a new one makes every older engine stale
 PRECISION = "fp16"  # of engines that are compiled without being asked for by precision
@@ -316,7 +325,9 @@ class CudaRuntime:
 
     def __init__(self) -> None:
         if not has_cuda():
-            raise EngineUnavailable("no NVIDIA driver or GPU is here; install the driver, or use --engine onnxruntime")
+            raise EngineUnavailable(
+                "no NVIDIA driver or GPU is here; install it, or use --engine onnxruntime or --to onnx"
+            )
         if not torch.cuda.is_available():
             raise EngineUnavailable("this torch has no CUDA; run: pip install --force-reinstall 'tabrt[cuda]'")
         try:
