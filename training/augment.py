@@ -32,6 +32,10 @@ PAPER = Augmentation()
 STRONG = Augmentation(
     rotation=50.0, scale=0.2, shift=0.07, cover=0.1, patches=0.35, brightness=0.3, tone=0.5, blur=0.25, compression=0.25
 )
+MILD = Augmentation(
+    rotate=0.5, rotation=45.0, scale=0.15, shift=0.06, cover=0.05, patches=0.25, brightness=0.25, tone=0.4, blur=0.2,
+    compression=0.2,
+)  # fmt: skip
 
 
 def training_crop(

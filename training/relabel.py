@@ -19,8 +19,7 @@ from tabrt.topology import topology_named
 from training.augment import truth_crop
 from training.sets import FaceSet
 
-_SIDES = (0.92, 1.0, 1.08)  # of the crop
-_ROLLS = (-10.0, 0.0, 10.0)  # degrees
+_VIEWS = ((0.92, -10.0), (1.0, 0.0), (1.08, 10.0))  # factor on the crop's side, degrees of roll
 _MAX_BYTES = 2**28
 
 
@@ -59,9 +58,8 @@ def mean_points(
 
 
 def _views(crop: Crop) -> Iterator[Crop]:
-    for side in _SIDES:
-        for roll in _ROLLS:
-            yield replace(crop, side=crop.side * side, roll=crop.roll + float(np.deg2rad(roll)))
+    for side, roll in _VIEWS:
+        yield replace(crop, side=crop.side * side, roll=crop.roll + float(np.deg2rad(roll)))
 
 
 def write_labels(path: Path, labels: dict[str, np.ndarray]) -> None:
