@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 
@@ -16,7 +17,7 @@ from tabrt.detector import SAME_FACE, Detector, shared
 from tabrt.engine import Engine, load_engine
 from tabrt.errors import TabrtError
 from tabrt.faces import Face, Frame, Scene
-from tabrt.geometry import Box, Crop
+from tabrt.geometry import CROP_SIZE, Box, Crop
 from tabrt.heatmaps import decode
 from tabrt.smoothing import Smoother
 from tabrt.topology import topology_named
@@ -82,11 +83,11 @@ class _Look:
     confidence: np.ndarray
     boundaries: np.ndarray | None
 
-    @property
+    @cached_property
     def score(self) -> float:
         return float(self.confidence.mean())
 
-    @property
+    @cached_property
     def box(self) -> Box:
         return Box.of(self.points, self.score)
 
@@ -311,7 +312,9 @@ class Tracker:
         if not crops:
             return []
         with self._stage("crop"):
-            cuts = np.stack([crop.cut(image) for crop in crops])
+            cuts = np.empty((len(crops), CROP_SIZE, CROP_SIZE, 3), np.uint8)
+            for crop, cut in zip(crops, cuts, strict=True):
+                crop.cut(image, cut)
         with self._stage("network"):
             maps, boundaries = self.engine.both(cuts) if self._boundaries else (self.engine(cuts), None)
         with self._stage("decode"):
@@ -324,7 +327,7 @@ class Tracker:
 
     def _face(self, track: _Track) -> Face:
         points = track.smoother(track.points, track.confidence, self._clock)
-        box = Box.of(points, float(track.confidence.mean()))
+        box = Box.of(points, track.box.score)
         return Face(track.id, points, track.points, track.confidence, box, track.crop, track.boundaries)
 
 
