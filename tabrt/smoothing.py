@@ -92,8 +92,8 @@ class Smoother:
         variances[0] = variance * (POSE_SHARE * size) ** 2
         variances[1:] = variance * (self._shares / self._means(confidence)) ** 2
         kalman.update(np.concatenate([[offset, turn], inside]), variances, step)
-        offset, turn, *_ = positions = kalman.positions
-        return offset + turn * positions[2:]
+        positions = kalman.positions
+        return positions[0] + positions[1] * positions[2:]
 
     def _means(self, values: np.ndarray) -> np.ndarray:
         """The mean of values (L,) in each group."""
