@@ -22,9 +22,9 @@ from tabrt.heatmaps import decode
 from tabrt.smoothing import Smoother
 from tabrt.topology import topology_named
 
-# Confidence of a face: the mean of its points'. About 0.9 on a clear face, below 0.3 on anything else.
+# Confidence of a face: the mean of its points'. About 0.9 on a clear face, below 0.4 on anything else.
 NEW_CONFIDENCE = 0.5  # from here on a found face is believed
-KEPT_CONFIDENCE = 0.3  # below, a followed face is lost: lower than for new ones, so that a hand before it is no end
+KEPT_CONFIDENCE = 0.4  # below, a followed face is lost: lower than for new ones, so that a hand before it is no end
 SURE_CONFIDENCE = 0.6  # a face below it must be found again by the detector now and then
 MISSED_SEARCHES = 3  # searches that may pass over such a face before it counts as lost
 LOST_SECONDS = 2.0  # how long a lost face keeps its id: an occlusion of a second, half hidden before and after it

@@ -84,7 +84,7 @@ def test_the_face_is_drawn_where_the_landmarks_are(tracked, clip: Path):
     left, top, right, bottom = lines[-1]["faces"][0]["box"]
     rows, columns = np.nonzero(changed)
     assert len(rows) > 200
-    label = 0.5 * (bottom - top)  # the id stands above the face
+    label = 0.8 * (bottom - top)  # the id stands above the face
     assert np.mean((columns > left - 8) & (columns < right + 8) & (rows > top - label) & (rows < bottom + 8)) > 0.95
 
 
