@@ -122,8 +122,8 @@ def _draw_curves(ink: _Ink, face: Face, topology: Topology, size: float) -> None
     for indices in topology.boundaries.values():
         indices = list(indices)
         curve = ink.place(_curve(face.points[indices]))
-        for piece in range(len(indices) - 1):
-            alpha = float(alphas[indices[piece : piece + 2]].mean())
+        ends = alphas[indices]
+        for piece, alpha in enumerate(((ends[:-1] + ends[1:]) / 2).tolist()):
             part = [curve[piece * CURVE_STEPS : (piece + 1) * CURVE_STEPS + 1]]
             cv2.polylines(ink.shade, part, False, 90 * alpha, thickness + 2, cv2.LINE_AA, SHIFT)
             cv2.polylines(ink.alpha, part, False, 215 * alpha, thickness, cv2.LINE_AA, SHIFT)
