@@ -130,7 +130,8 @@ def _draw_curves(ink: _Ink, face: Face, topology: Topology, size: float) -> None
 
 
 def _draw_points(ink: _Ink, face: Face, size: float) -> None:
-    alphas = _alphas(face.confidence)
+    # On a small face the points would lie side by side: paler, so that eyes and lips still show.
+    alphas = _alphas(face.confidence) * float(np.clip(size / 130, 0.3, 1.0))
     radius = max(0.55, size / 160)
     rim = min(1.0, radius / 2)  # dark, so that light points show on light skin
     radii = radius * (0.6 + 0.4 * alphas)

@@ -145,6 +145,20 @@ def test_a_film_from_standard_input(run: Run, clip: Path, tmp_path: Path):
     assert len(list(read_landmarks(tmp_path / "out.jsonl"))) == 1 + len(TIMES)
 
 
+def test_a_film_that_cannot_be_read_as_it_comes_is_one_line_with_the_remedy(run: Run, tmp_path: Path):
+    """An mp4 with its index at the end, through a pipe."""
+    with av.open(str(CLIP)) as film, av.open(str(tmp_path / "end.mp4"), "w") as out:  # no faststart
+        stream = out.add_stream_from_template(film.streams.video[0])
+        for packet in film.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                out.mux(packet)
+    with subprocess.Popen(["cat", tmp_path / "end.mp4"], stdout=subprocess.PIPE) as pipe:
+        done = run("video", "-", "--landmarks", "out.jsonl", stdin=pipe.stdout)
+        pipe.stdout.close()
+    assert_one_line(done, "name a file, or pipe mkv")
+
+
 def _as_mkv(source: Path, path: Path) -> Path:
     with av.open(str(source)) as film, av.open(str(path), "w") as out:
         stream = out.add_stream_from_template(film.streams.video[0])
