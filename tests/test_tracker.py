@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CLIP
+from conftest import CLIP, TIMES
 
+import tabrt
 from tabrt.engine import FakeEngine
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame
@@ -150,3 +153,23 @@ def test_without_smoothing_points_are_raw():
         for frame in islice(film, 5):
             for face in tracker(frame).faces:
                 np.testing.assert_array_equal(face.points, face.raw)
+
+
+def test_the_loop_of_the_readme(clip):
+    with tabrt.Tracker(faces=1, threads=1) as tracker:
+        scenes = list(tracker.track(str(clip)))
+        again = next(tracker.track(iter([scenes[0].frame])))
+    assert [scene.frame.index for scene in scenes] == list(range(len(TIMES)))
+    assert [round(scene.frame.time, 3) for scene in scenes] == [time / 1000 for time in TIMES]
+    for scene in (*scenes, again):
+        (face,) = scene.faces
+        assert (face.id, face.points.shape, face.raw.shape, face.confidence.shape) == (1, (98, 2), (98, 2), (98,))
+        assert face.box.left < face.points[:, 0].mean() < face.box.right
+
+
+def test_a_film_that_is_left_in_the_middle_is_closed(clip):
+    with tabrt.Tracker(engine=FakeEngine(upright_face()), detector=Detector()) as tracker:
+        scenes = tracker.track(clip)
+        next(scenes)
+        scenes.close()
+        assert not any(str(clip) in os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.exists())
