@@ -67,7 +67,9 @@ class _SoftTargetCrossEntropy(torch.autograd.Function):
         return slope * gradient.to(slope.dtype), None, None, None, None, None
 
 
-def _entropy(maps: Tensor, along_x: Tensor, along_y: Tensor, cells: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+def _entropy(
+    maps: Tensor, along_x: Tensor, along_y: Tensor, cells: Tensor, weight: float
+) -> tuple[Tensor, Tensor]:
     """The loss of every map (B, L), and its slope (B, L, 64, 64). The target is along_y × along_x, and sums to 1."""
     flat = maps.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     # −Σ target · log share: the target is separable, and never made as a map here.
