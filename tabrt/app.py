@@ -96,7 +96,8 @@ def _run(scenes: Iterable[Scene], sinks: list[Sink], progress: Progress) -> None
             for sink in sinks:
                 sink(scene)
     except TabrtError as problem:
-        raise TabrtError(f"{problem} (stopped after {progress.frames} frames, which are kept)") from problem
+        done = f"{progress.frames} frame{'' if progress.frames == 1 else 's'}"
+        raise TabrtError(f"{problem} (stopped after {done})") from problem
 
 
 def _film_sink(writer: FilmWriter, watch: Stopwatch, drawing: Callable[[Scene], np.ndarray] | None) -> Sink:
@@ -143,7 +144,7 @@ def _close(writer: FilmWriter, watch: Stopwatch) -> None:
 
 
 def _damage(film: Film) -> list[str]:
-    return [f"{film.name}: {film.damaged} damaged packets were passed over"] if film.damaged else []
+    return [f"{film.name}: damaged packets passed over: {film.damaged}"] if film.damaged else []
 
 
 def _merged(watched: dict[str, float], tracked: dict[str, float]) -> dict[str, float]:

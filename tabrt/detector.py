@@ -7,7 +7,6 @@ and misses a third of the faces below 60 px in a 640 px picture. A large picture
 from __future__ import annotations
 
 import contextlib
-import importlib
 import math
 import os
 import re
@@ -24,6 +23,7 @@ import numpy as np
 
 from tabrt.errors import TabrtError
 from tabrt.geometry import Box
+from tabrt.standins import on_demand, standing_in
 
 MODEL_FOLDER = Path(__file__).parent / "models"
 VIEW_SIZE = 192  # px: the full-range model's own input
@@ -138,7 +138,7 @@ def _load(name: str):
     path = MODEL_FOLDER / name
     if not path.is_file():
         raise TabrtError(f"the face detector's model {name} is not installed; install tabrt again")
-    with _pyplot_on_demand():
+    with _without_plots():
         from mediapipe.tasks.python.core.base_options import BaseOptions
         from mediapipe.tasks.python.vision.face_detector import FaceDetector, FaceDetectorOptions
 
@@ -151,26 +151,13 @@ def _load(name: str):
         raise TabrtError(f"the face detector cannot start ({error}); install tabrt and mediapipe again") from error
 
 
-@contextlib.contextmanager
-def _pyplot_on_demand() -> Iterator[None]:
-    """Let MediaPipe be imported without matplotlib, a quarter of a start: it needs it for plots alone, never made here.
-
-    Within, a module that loads matplotlib.pyplot at its first use stands in for it.
-    """
-    if "matplotlib" in sys.modules:
-        yield
-        return
-    names = ("matplotlib", "matplotlib.pyplot")
-    package, pyplot = (types.ModuleType(name) for name in names)
-    package.pyplot = pyplot
-    pyplot.__getattr__ = lambda attribute: getattr(importlib.import_module("matplotlib.pyplot"), attribute)
-    sys.modules.update(zip(names, (package, pyplot), strict=True))
-    try:
-        yield
-    finally:
-        for name, module in zip(names, (package, pyplot), strict=True):
-            if sys.modules.get(name) is module:
-                del sys.modules[name]
+def _without_plots() -> contextlib.AbstractContextManager[None]:
+    """Let MediaPipe be imported without what it needs for plots and microphones alone: a third of a start."""
+    if "matplotlib" in sys.modules or "sounddevice" in sys.modules:
+        return contextlib.nullcontext()
+    matplotlib, pyplot = types.ModuleType("matplotlib"), on_demand("matplotlib.pyplot")
+    matplotlib.pyplot = pyplot
+    return standing_in(matplotlib, pyplot, on_demand("sounddevice"))
 
 
 def _close(*models) -> None:

@@ -104,14 +104,14 @@ class Crop:
         linear = _rotation(self.roll) * (self.side / CROP_SIZE)
         return (points - CROP_CENTRE) @ linear.T + np.asarray(self.centre)
 
-    def cut(self, image: np.ndarray) -> np.ndarray:
-        """Cut image uint8 (H, W, 3) BGR to uint8 (256, 256, 3) RGB; black where the frame ends."""
+    def cut(self, image: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Cut image uint8 (H, W, 3) BGR to uint8 (256, 256, 3) RGB, into `out` if given; black where the frame ends."""
         matrix = self.matrix
         shrink = int(self.side / CROP_SIZE)
         if shrink >= 2:  # averaged first: bilinear alone would skip pixels, and alias
             image, matrix = self._shrunk(image, matrix, shrink)
         cut = cv2.warpAffine(image, matrix, (CROP_SIZE, CROP_SIZE), flags=cv2.INTER_LINEAR)
-        return cv2.cvtColor(cut, cv2.COLOR_BGR2RGB)
+        return cv2.cvtColor(cut, cv2.COLOR_BGR2RGB, dst=out)
 
     def _shrunk(self, image: np.ndarray, matrix: np.ndarray, shrink: int) -> tuple[np.ndarray, np.ndarray]:
         reach = self.side / 2 * (abs(math.cos(self.roll)) + abs(math.sin(self.roll))) + shrink

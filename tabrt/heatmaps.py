@@ -24,6 +24,16 @@ _NEAR = 2  # cells: reach of the mass that counts as confidence
 _FULL_MASS = math.erf((_NEAR + 0.5) / (SOFTMAX_SIGMA * math.sqrt(2))) ** 2
 
 
+def _moments() -> np.ndarray:
+    """(k·k, 4): what the weights around a peak are summed with: 1, x, y, and 1 where it is near."""
+    y, x = np.mgrid[-_REFINE : _REFINE + 1, -_REFINE : _REFINE + 1]
+    near = np.maximum(abs(x), abs(y)) <= _NEAR
+    return np.stack([np.ones_like(x), x, y, near], axis=-1).reshape(-1, 4).astype(np.float32)
+
+
+_MOMENTS = _moments()
+
+
 def to_cells(points: np.ndarray, offset: float = CELL_OFFSET) -> np.ndarray:
     """Points in crop px to cells of a heatmap."""
     return (points - offset) / STRIDE
@@ -73,36 +83,35 @@ def _decode_softmax(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     highest = flat[np.arange(len(flat)), peak]
     # Every second cell of every second row: a map as smooth as its target sums to the same within 0.1 %, in a quarter
     # of the time.
-    coarse = flat.reshape(-1, HEATMAP_SIZE, HEATMAP_SIZE)[:, ::2, ::2]
-    total = 4 * np.exp(coarse - highest[:, None, None]).sum(axis=(1, 2))
-    values, xs, ys = _window(flat, peak, _REFINE, -np.inf)
-    weights = np.exp(values - highest[:, None, None])  # (M, 15, 15)
-    column, row = weights.sum(axis=1), weights.sum(axis=2)
-    mass = column.sum(axis=1)
-    cells = np.stack([(column * xs).sum(axis=1) / mass, (row * ys).sum(axis=1) / mass], axis=1)
-    edge = _REFINE - _NEAR
-    near = weights[:, edge:-edge, edge:-edge].sum(axis=(1, 2))
-    return cells, near / np.maximum(total, mass) / _FULL_MASS
+    coarse = flat.reshape(-1, HEATMAP_SIZE, HEATMAP_SIZE)[:, ::2, ::2] - highest[:, None, None]
+    total = 4 * np.exp(coarse, out=coarse).reshape(len(flat), -1).sum(axis=1)
+    values, middle = _window(flat, peak, _REFINE, -np.inf)
+    moments = np.exp(values - highest[:, None]) @ _MOMENTS  # (M, 4)
+    mass = moments[:, 0]
+    return middle + moments[:, 1:3] / mass[:, None], moments[:, 3] / np.maximum(total, mass) / _FULL_MASS
 
 
 def _decode_gaussian(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     peak = flat.argmax(axis=1)
-    values, xs, ys = _window(flat, peak, 1, 1e-6)
+    values, middle = _window(flat, peak, 1, 1e-6)
     logs = np.log(np.maximum(values, 1e-6))
-    cells = np.stack([xs[:, 1] + _vertex(logs[:, 1, :]), ys[:, 1] + _vertex(logs[:, :, 1])], axis=1)
-    return cells.astype(np.float32), flat[np.arange(len(flat)), peak]
+    shift = np.stack([_vertex(logs[:, 3:6]), _vertex(logs[:, 1::3])], axis=1)  # the middle row, the middle column
+    return (middle + shift).astype(np.float32), flat[np.arange(len(flat)), peak]
 
 
-def _window(flat: np.ndarray, peak: np.ndarray, reach: int, outside: float):
-    """The cells within reach of each peak: values (M, k, k), columns (M, k), rows (M, k)."""
+def _window(flat: np.ndarray, peak: np.ndarray, reach: int, outside: float) -> tuple[np.ndarray, np.ndarray]:
+    """The cells within reach of each peak, row by row: values (M, k·k), and the peaks' own cells (M, 2)."""
     around = np.arange(-reach, reach + 1)
-    ys, xs = peak[:, None] // HEATMAP_SIZE + around, peak[:, None] % HEATMAP_SIZE + around
-    inside_y, inside_x = np.clip(ys, 0, HEATMAP_SIZE - 1), np.clip(xs, 0, HEATMAP_SIZE - 1)
-    index = inside_y[:, :, None] * HEATMAP_SIZE + inside_x[:, None, :]
-    values = np.take_along_axis(flat, index.reshape(len(flat), -1), axis=1).reshape(index.shape)
-    beyond = (inside_y != ys)[:, :, None] | (inside_x != xs)[:, None, :]
-    values[beyond] = outside
-    return values, xs.astype(np.float32), ys.astype(np.float32)
+    middle = np.stack([peak % HEATMAP_SIZE, peak // HEATMAP_SIZE], axis=1)  # x, y
+    cells = middle[:, :, None] + around
+    inside = np.clip(cells, 0, HEATMAP_SIZE - 1)
+    start = np.arange(len(flat))[:, None] * flat.shape[1]
+    index = (start + inside[:, 1] * HEATMAP_SIZE)[:, :, None] + inside[:, 0][:, None, :]
+    values = flat.reshape(-1).take(index)
+    beyond = inside != cells
+    if beyond.any():
+        values[beyond[:, 1][:, :, None] | beyond[:, 0][:, None, :]] = outside
+    return values.reshape(len(flat), -1), middle.astype(np.float32)
 
 
 def _vertex(triple: np.ndarray) -> np.ndarray:

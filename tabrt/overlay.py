@@ -29,7 +29,8 @@ PALETTE = (
 )
 SHIFT = 4  # bits of a pixel's fraction that OpenCV draws with
 CURVE_STEPS = 6  # straight pieces between two landmarks
-LEAST_ALPHA = 0.15  # of a point with no confidence at all
+LEAST_ALPHA = 0.1  # of a point with no confidence at all
+FOREHEAD = 0.45  # of a face's size, that the id keeps above the brows
 GLOW = 0.75  # strength of the boundary heatmaps
 FARTHEST = 2**16  # px: OpenCV draws with 32-bit numbers
 MAP_OFFSET = (STRIDE - 1) / 2  # crop px of the middle of cell 0
@@ -111,7 +112,7 @@ def _lighter(colour: tuple[int, int, int]) -> tuple[int, int, int]:
 
 def _alphas(confidence: np.ndarray) -> np.ndarray:
     """(…,): how strongly something of this confidence is drawn, 0…1."""
-    return LEAST_ALPHA + (1 - LEAST_ALPHA) * np.clip(np.nan_to_num(confidence), 0, 1)
+    return LEAST_ALPHA + (1 - LEAST_ALPHA) * np.clip(np.nan_to_num(confidence), 0, 1) ** 1.5
 
 
 def _draw_curves(ink: _Ink, face: Face, topology: Topology, size: float) -> None:
@@ -121,15 +122,16 @@ def _draw_curves(ink: _Ink, face: Face, topology: Topology, size: float) -> None
     for indices in topology.boundaries.values():
         indices = list(indices)
         curve = ink.place(_curve(face.points[indices]))
-        for piece in range(len(indices) - 1):
-            alpha = float(alphas[indices[piece : piece + 2]].mean())
+        ends = alphas[indices]
+        for piece, alpha in enumerate(((ends[:-1] + ends[1:]) / 2).tolist()):
             part = [curve[piece * CURVE_STEPS : (piece + 1) * CURVE_STEPS + 1]]
             cv2.polylines(ink.shade, part, False, 90 * alpha, thickness + 2, cv2.LINE_AA, SHIFT)
             cv2.polylines(ink.alpha, part, False, 215 * alpha, thickness, cv2.LINE_AA, SHIFT)
 
 
 def _draw_points(ink: _Ink, face: Face, size: float) -> None:
-    alphas = _alphas(face.confidence)
+    # On a small face the points would lie side by side: paler, so that eyes and lips still show.
+    alphas = _alphas(face.confidence) * float(np.clip(size / 130, 0.3, 1.0))
     radius = max(0.55, size / 160)
     rim = min(1.0, radius / 2)  # dark, so that light points show on light skin
     radii = radius * (0.6 + 0.4 * alphas)
@@ -195,7 +197,7 @@ def _draw_label(image: np.ndarray, face: Face, size: float, colour: tuple[int, i
     limits = np.array(image.shape[1::-1]) - plate
     if (limits < 0).any():
         return
-    top = face.points[:, 1].min() - 0.16 * size - plate[1]
+    top = face.points[:, 1].min() - FOREHEAD * size - plate[1]
     corner = np.clip((face.points[:, 0].mean() - plate[0] / 2, top), 0, limits).astype(int)
     _draw_plate(image[corner[1] : corner[1] + plate[1], corner[0] : corner[0] + plate[0]], face, colour, pad)
     x = corner[0] + (plate[0] - width) // 2

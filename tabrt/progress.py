@@ -107,7 +107,8 @@ def totals(progress: Progress, unit: str = "frames") -> str:
     """What was done, in one line."""
     faces = f"faces {len(progress.ids)}, in {progress.frames_with_faces} of the {unit}"
     seen = faces if progress.ids else "no face found"
-    return f"{progress.frames} {unit} in {progress.elapsed:.1f} s ({progress.speed:.1f} {unit}/s); {seen}"
+    done = f"{progress.frames} {unit if progress.frames != 1 else unit.removesuffix('s')}"
+    return f"{done} in {progress.elapsed:.1f} s ({progress.speed:.1f} {unit}/s); {seen}"
 
 
 def where_time_went(seconds: dict[str, float], frames: int) -> str:

@@ -9,10 +9,11 @@ share one filter, so that a single look at its innovation tells a blink from noi
 from __future__ import annotations
 
 import math
+from statistics import median
 
 import numpy as np
-from filterpy.kalman import KalmanFilter
 
+from tabrt.kalman import KalmanFilter
 from tabrt.topology import WFLW98, Topology
 
 # Lengths are in units of the face's size: the distance of the outer eye corners of a frontal face. The values are those
@@ -32,7 +33,6 @@ STRONGEST = 8.0  # factor on the measured noise at strength 1; 2 at a half
 QUICK_SHARE = 0.385  # of that factor for lids and lips, which turn back faster than a filter can learn
 LONGEST_STEP = 0.5  # s: after a longer gap the filters start anew
 LEAST_CONFIDENCE = 0.1
-MEASURED = np.array([[1.0, 0.0]])  # of the state [position, velocity]
 
 
 class Smoother:
@@ -43,15 +43,19 @@ class Smoother:
 
     def __init__(self, strength: float = 0.5, topology: Topology = WFLW98):
         self._strength = STRONGEST * strength**2
-        self._groups = motion_groups(topology)
+        groups = motion_groups(topology)
         quick = [*topology.left_eye, *topology.right_eye, *topology.mouth]
-        self._shares = [QUICK_SHARE if np.isin(group, quick).all() else 1.0 for group in self._groups]
+        self._shares = np.array([QUICK_SHARE if np.isin(group, quick).all() else 1.0 for group in groups])
+        self._group = np.empty(topology.points, int)  # of each point
+        for number, group in enumerate(groups):
+            self._group[group] = number
+        self._sizes = np.bincount(self._group)
         self._time = 0.0
         self.reset()
 
     def reset(self) -> None:
         """Forget the frames so far."""
-        self._pose: _Follower | None = None
+        self._filter: _Filter | None = None
 
     def __call__(self, points: np.ndarray, confidence: np.ndarray, time: float) -> np.ndarray:
         """Smoothed points (L, 2) of raw points (L, 2) with confidence (L,), seen at `time` seconds."""
@@ -59,38 +63,41 @@ class Smoother:
             return points
         step, self._time = time - self._time, time
         seen = points.astype(np.float64) @ np.array([1, 1j])  # as complex numbers: a similarity is one product
-        if self._pose is None or not 0 <= step <= LONGEST_STEP:
+        if self._filter is None or not 0 <= step <= LONGEST_STEP:
             self._start(seen)
             return points
-        smooth = self._follow(self._pose, seen, np.maximum(confidence, LEAST_CONFIDENCE), step)
+        smooth = self._follow(self._filter, seen, np.maximum(confidence, LEAST_CONFIDENCE), step)
         return np.stack([smooth.real, smooth.imag], axis=1).astype(points.dtype)
 
     def _start(self, seen: np.ndarray) -> None:
         centre = seen.mean()
-        size = max(SIZE_PER_RADIUS * float(np.sqrt((np.abs(seen - centre) ** 2).mean())), 1e-6)
+        size = max(SIZE_PER_RADIUS * math.sqrt(_power(seen - centre).mean()), 1e-6)
         shape = (seen - centre) / size
         self._variance = POINT_NOISE**2
         self._before = [shape, shape]  # the last two frames, in the face's own frame
-        self._pose = _Follower(np.array([centre, size]), POSE_SHARE * POINT_NOISE * size)
-        self._shape = [_Follower(shape[group], POINT_NOISE, POINT_PERSISTENCE) for group in self._groups]
+        blocks = np.concatenate([[0, 0], 1 + self._group])  # the pose, then the groups
+        deviations = np.full(1 + len(self._sizes), POINT_NOISE)
+        deviations[0] = POSE_SHARE * POINT_NOISE * size
+        self._filter = _Filter(np.concatenate([[centre, size], shape]), blocks, deviations)
 
-    def _follow(self, pose: _Follower, seen: np.ndarray, confidence: np.ndarray, step: float) -> np.ndarray:
-        size = max(abs(pose.position[1]), 1e-6)
-        pose.predict(POSE_DRIFT * size**2, step)
-        shape = np.empty_like(seen)
-        for group, follower in zip(self._groups, self._shape, strict=True):
-            follower.predict(POINT_DRIFT, step)
-            shape[group] = follower.position
+    def _follow(self, kalman: _Filter, seen: np.ndarray, confidence: np.ndarray, step: float) -> np.ndarray:
+        size = max(abs(kalman.positions[1]), 1e-6)
+        kalman.predict(POSE_DRIFT * size**2, step)
+        shape = kalman.positions[2:]
         offset, turn = fit_similarity(shape, seen, confidence)
         inside = (seen - offset) / turn if turn else shape  # in the face's own frame
         self._measure_noise(inside, confidence)
         variance = self._strength**2 * self._variance
-        pose.update(np.array([offset, turn]), variance * (POSE_SHARE * size) ** 2, step)
-        for group, follower, share in zip(self._groups, self._shape, self._shares, strict=True):
-            follower.update(inside[group], variance * (share / confidence[group].mean()) ** 2, step)
-            shape[group] = follower.position
-        offset, turn = pose.position
-        return offset + turn * shape
+        variances = np.empty(1 + len(self._sizes))
+        variances[0] = variance * (POSE_SHARE * size) ** 2
+        variances[1:] = variance * (self._shares / self._means(confidence)) ** 2
+        kalman.update(np.concatenate([[offset, turn], inside]), variances, step)
+        positions = kalman.positions
+        return positions[0] + positions[1] * positions[2:]
+
+    def _means(self, values: np.ndarray) -> np.ndarray:
+        """The mean of values (L,) in each group."""
+        return np.bincount(self._group, values) / self._sizes
 
     def _measure_noise(self, inside: np.ndarray, confidence: np.ndarray) -> None:
         """Follow the variance of a point of full confidence, which differs between cameras and faces.
@@ -98,53 +105,88 @@ class Smoother:
         The second difference of white noise has six times its variance; that of steady motion is nothing. The median
         of the groups leaves out a talking mouth, the quantile over time a turning head.
         """
-        bend = np.abs((inside - 2 * self._before[1] + self._before[0]) * confidence) ** 2 / 12
+        bend = _power((inside - 2 * self._before[1] + self._before[0]) * confidence) / 12
         self._before = [self._before[1], inside]
-        louder = np.median([bend[group].mean() for group in self._groups]) > self._variance
+        louder = median(self._means(bend).tolist()) > self._variance
         change = NOISE_RATE * (NOISE_QUANTILE if louder else NOISE_QUANTILE - 1)
-        self._variance = float(np.clip(self._variance * np.exp(change), LEAST_NOISE**2, MOST_NOISE**2))
+        self._variance = min(max(self._variance * math.exp(change), LEAST_NOISE**2), MOST_NOISE**2)
 
 
-class _Follower:
-    """A constant-velocity filter on complex numbers (N,) that share one covariance: its state is (2, 2N)."""
+class _Filter:
+    """Constant-velocity filters of complex numbers side by side, as the blocks of one Kalman filter.
 
-    def __init__(self, position: np.ndarray, deviation: float, persistence: float = math.inf):
-        self._persistence = persistence
-        flat = np.ascontiguousarray(position).view(np.float64)
-        self._kalman = KalmanFilter(dim_x=2, dim_z=1)
-        self._kalman.x = np.stack([flat, np.zeros_like(flat)])
-        self._kalman.P = np.diag([deviation**2, deviation**2])
-        self._leaning = np.zeros((1, flat.size))  # running mean of the innovations
+    The numbers (N,) of a block share one covariance. The state is (2 B, W): a row of positions for each of B blocks,
+    then a row of velocities for each, padded with zeros to the widest. Block 0 is the pose; the velocities of the
+    others fade. Blocks know nothing of each other: all covariances between them stay exactly 0.
+    """
+
+    def __init__(self, positions: np.ndarray, blocks: np.ndarray, deviations: np.ndarray):
+        count = len(deviations)
+        first = np.argsort(blocks, kind="stable")  # numbers of a block side by side
+        columns = np.empty_like(blocks)
+        columns[first] = np.concatenate([np.arange(size) for size in np.bincount(blocks)])
+        self._places = blocks, columns
+        self._numbers = 2 * np.bincount(blocks)  # real ones, in each block
+        self._at = np.arange(count)
+        self._limits = MOTION * np.sqrt(2 / self._numbers)
+        self._drift = np.full(count, POINT_DRIFT)
+        self._kalman = KalmanFilter(dim_x=2 * count, dim_z=count)
+        self._kalman.x = np.zeros((2 * count, columns.max() + 1), complex)
+        self._kalman.x[self._places] = positions
+        self._kalman.P = np.diag(np.tile(deviations**2, 2))
+        self._kalman.H = np.eye(count, 2 * count)
+        self._leaning = np.zeros_like(self._kalman.x[:count])  # running mean of the innovations
 
     @property
-    def position(self) -> np.ndarray:
-        return np.ascontiguousarray(self._kalman.x[0]).view(np.complex128)
+    def positions(self) -> np.ndarray:
+        return self._kalman.x[self._places]
 
-    def predict(self, drift: float, step: float) -> None:
-        """Move on by a time step in seconds; the velocity wanders as by white-noise acceleration."""
-        noise = drift * np.array([[step**3 / 3, step**2 / 2], [step**2 / 2, step]])
-        kept = math.exp(-step / self._persistence)
-        self._kalman.predict(F=np.array([[1.0, step * kept], [0.0, kept]]), Q=noise)
+    def predict(self, pose_drift: float, step: float) -> None:
+        """Move on by a time step in seconds; the velocities wander as by white-noise acceleration."""
+        at, velocity = self._at, self._at + len(self._at)
+        kept = np.full(len(at), math.exp(-step / POINT_PERSISTENCE))
+        kept[0] = 1
+        self._drift[0] = pose_drift
+        forward, noise = np.eye(2 * len(at)), np.zeros((2 * len(at), 2 * len(at)))
+        forward[at, velocity], forward[velocity, velocity] = step * kept, kept
+        noise[at, at], noise[velocity, velocity] = self._drift * step**3 / 3, self._drift * step
+        noise[at, velocity] = noise[velocity, at] = self._drift * step**2 / 2
+        self._kalman.predict(F=forward, Q=noise)
 
-    def update(self, position: np.ndarray, variance: float, step: float) -> None:
-        """Take in a measurement with this variance of noise.
+    def update(self, positions: np.ndarray, variances: np.ndarray, step: float) -> None:
+        """Take in measured positions (N,) with the variance of noise of each block (B,).
 
-        Where the innovation is too large for noise, or leans to one side for too long, the velocity was not what it was
-        thought to be: its variance is raised to what explains the innovation, and the gain tends to 1.
+        Where a block's innovation is too large for noise, or leans to one side for too long, its velocity was not what
+        it was thought to be: its variance is raised to what explains the innovation, and the gain tends to 1.
         """
-        measured = np.ascontiguousarray(position).view(np.float64)[None]
-        innovation = measured - self._kalman.x[:1]
-        expected = self._kalman.P[0, 0] + variance
+        at = self._at
+        measured = np.zeros_like(self._leaning)
+        measured[self._places] = positions
+        innovation = measured - self._kalman.x[: len(at)]
+        expected = self._kalman.P[at, at] + variances
         self._leaning += LEANING * (innovation - self._leaning)
-        surplus = float((innovation**2).mean()) - expected
+        surplus = _power(innovation).sum(axis=1) / self._numbers - expected
         share = LEANING / (2 - LEANING)  # variance of the running mean over that of its terms
-        lean = float((self._leaning**2).mean()) - share * expected
-        limit = MOTION * np.sqrt(2 / measured.size) * expected
-        if surplus > limit or lean > share * limit:
-            reach = np.array([1.0, 1 / step if step > 0 else 0.0])
-            self._kalman.P = self._kalman.P + max(surplus, lean) * np.outer(reach, reach)
-            self._leaning[:] = 0
-        self._kalman.update(measured, R=variance, H=MEASURED)
+        lean = _power(self._leaning).sum(axis=1) / self._numbers - share * expected
+        limit = self._limits * expected
+        moved = (surplus > limit) | (lean > share * limit)
+        if moved.any():
+            self._loosen(at[moved], np.maximum(surplus, lean)[moved], step)
+        self._kalman.update(measured, R=np.diag(variances), H=self._kalman.H)  # H given: several numbers a block
+
+    def _loosen(self, blocks: np.ndarray, surplus: np.ndarray, step: float) -> None:
+        covariance, velocity = self._kalman.P, blocks + len(self._at)
+        speed = 1 / step if step > 0 else 0.0
+        covariance[blocks, blocks] += surplus
+        covariance[velocity, velocity] += surplus * speed**2
+        covariance[blocks, velocity] += surplus * speed
+        covariance[velocity, blocks] += surplus * speed
+        self._leaning[blocks] = 0
+
+
+def _power(numbers: np.ndarray) -> np.ndarray:
+    """Squared magnitudes of complex numbers."""
+    return numbers.real**2 + numbers.imag**2
 
 
 def motion_groups(topology: Topology) -> list[np.ndarray]:

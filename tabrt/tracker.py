@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 
@@ -16,14 +17,14 @@ from tabrt.detector import SAME_FACE, Detector, shared
 from tabrt.engine import Engine, load_engine
 from tabrt.errors import TabrtError
 from tabrt.faces import Face, Frame, Scene
-from tabrt.geometry import Box, Crop
+from tabrt.geometry import CROP_SIZE, Box, Crop
 from tabrt.heatmaps import decode
 from tabrt.smoothing import Smoother
 from tabrt.topology import topology_named
 
-# Confidence of a face: the mean of its points'. About 0.9 on a clear face, below 0.3 on anything else.
+# Confidence of a face: the mean of its points'. About 0.9 on a clear face, below 0.4 on anything else.
 NEW_CONFIDENCE = 0.5  # from here on a found face is believed
-KEPT_CONFIDENCE = 0.3  # below, a followed face is lost: lower than for new ones, so that a hand before it is no end
+KEPT_CONFIDENCE = 0.4  # below, a followed face is lost: lower than for new ones, so that a hand before it is no end
 SURE_CONFIDENCE = 0.6  # a face below it must be found again by the detector now and then
 MISSED_SEARCHES = 3  # searches that may pass over such a face before it counts as lost
 LOST_SECONDS = 2.0  # how long a lost face keeps its id: an occlusion of a second, half hidden before and after it
@@ -33,7 +34,10 @@ RETURN_GROWTH = 0.5  # largest change of the logarithm of its size
 COLLAPSE = 0.25  # face sides, mean distance of points at which two faces are one
 TIE = 0.1  # doubts closer than this do not tell which of two collapsed faces is the real one
 STEADY = 0.25  # face sides that points may move across a suspected cut of one and the same face
-CUT = 22.0  # grey levels of mean change of the thumbnail from which a cut is suspected
+CUT = 22.0  # grey levels of mean change of the thumbnail from which a cut is suspected …
+STILL = 5.0  # … and below which there is none
+FLAT = 4.0  # grey levels, standard deviation of a thumbnail that shows nothing
+UNLIKE = 0.4  # correlation of the thumbnails below which it is certain: another light leaves it high, a fast pan above
 THUMBNAIL = 32  # px
 NOMINAL_STEP = 1 / 30  # s, where the frames' own times do not advance
 SEARCH_SECONDS = 0.5  # between searches while fewer faces are followed than asked for …
@@ -82,11 +86,11 @@ class _Look:
     confidence: np.ndarray
     boundaries: np.ndarray | None
 
-    @property
+    @cached_property
     def score(self) -> float:
         return float(self.confidence.mean())
 
-    @property
+    @cached_property
     def box(self) -> Box:
         return Box.of(self.points, self.score)
 
@@ -138,7 +142,7 @@ class Tracker:
         self._next_id = 1
         self._clock = 0.0
         self._time: float | None = None
-        self._thumbnail: np.ndarray | None = None
+        self._thumbnail = np.empty(0)
         self._shape: tuple[int, ...] | None = None
         self._forget()
 
@@ -195,12 +199,21 @@ class Tracker:
         self._clock += step
 
     def _is_cut(self, image: np.ndarray) -> bool:
-        """Whether the picture changed all over. Forgets all faces where its size did."""
-        if self._shape is not None and self._shape != image.shape:
+        """Whether the picture changed all over. Forgets all faces where nothing of it, or of its size, is as before."""
+        now = _thumbnail(image)
+        if self._shape != image.shape:
+            if self._shape is not None:
+                self._forget()
+            self._shape, self._thumbnail = image.shape, now
+            return False
+        change = float(np.abs(now - self._thumbnail).mean())
+        if change > STILL and now.std() < FLAT:  # a black or white moment: what comes next is held against what was
+            return False
+        before, self._thumbnail = self._thumbnail, now
+        if change > STILL and _correlation(before, now) < UNLIKE:
             self._forget()
-        self._shape = image.shape
-        before, self._thumbnail = self._thumbnail, _thumbnail(image)
-        return before is not None and float(np.abs(self._thumbnail - before).mean()) > CUT
+            return False
+        return change > CUT
 
     # Following
 
@@ -311,7 +324,9 @@ class Tracker:
         if not crops:
             return []
         with self._stage("crop"):
-            cuts = np.stack([crop.cut(image) for crop in crops])
+            cuts = np.empty((len(crops), CROP_SIZE, CROP_SIZE, 3), np.uint8)
+            for crop, cut in zip(crops, cuts, strict=True):
+                crop.cut(image, cut)
         with self._stage("network"):
             maps, boundaries = self.engine.both(cuts) if self._boundaries else (self.engine(cuts), None)
         with self._stage("decode"):
@@ -324,7 +339,7 @@ class Tracker:
 
     def _face(self, track: _Track) -> Face:
         points = track.smoother(track.points, track.confidence, self._clock)
-        box = Box.of(points, float(track.confidence.mean()))
+        box = Box.of(points, track.box.score)
         return Face(track.id, points, track.points, track.confidence, box, track.crop, track.boundaries)
 
 
@@ -346,6 +361,13 @@ def _thumbnail(image: np.ndarray) -> np.ndarray:
     """A grid of single pixels, int16: enough to tell a cut, and cheap on any picture."""
     rows, columns = (max(1, length // THUMBNAIL) for length in image.shape[:2])
     return image[rows // 2 :: rows, columns // 2 :: columns].astype(np.int16)
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Of two pictures of one shape, −1…1: 0 where one is of one colour."""
+    one, other = (picture - picture.mean(axis=(0, 1), dtype=np.float32) for picture in (one, other))
+    spread = math.sqrt(float((one * one).sum()) * float((other * other).sum()))
+    return float((one * other).sum()) / spread if spread > 0 else 0.0
 
 
 def _is_sound(look: _Look, shape: tuple[int, ...]) -> bool:

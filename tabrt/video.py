@@ -144,6 +144,8 @@ class Film:
 
     def _decode_first(self) -> av.VideoFrame:
         picture = next(self._pictures, None)
+        if picture is None and self.source == "-":
+            raise TabrtError(_cannot_open(self.source))
         if picture is None:
             raise TabrtError(f"no picture in {self.name} can be decoded; check the file, or convert it with ffmpeg")
         return picture
@@ -304,11 +306,11 @@ def _check_file(path: Path) -> None:
         raise TabrtError(f"{path} may not be read; change its rights")
 
 
-def _cannot_open(source: str, problem: Exception) -> str:
-    if _is_url(source):
-        return f"cannot open {source} ({reason(problem)}); check the address and the network"
+def _cannot_open(source: str, problem: Exception | None = None) -> str:
     if source == "-":
         return "standard input is no film that can be read as it comes; name a file, or pipe mkv, ts or fragmented mp4"
+    if _is_url(source):
+        return f"cannot open {source} ({reason(problem)}); check the address and the network"
     return f"{source} is no film, or damaged beyond reading ({reason(problem)}); check it, or convert it with ffmpeg"
 
 

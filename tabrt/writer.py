@@ -232,7 +232,7 @@ class FilmWriter:
 
     def _cannot_write(self, problem: Exception) -> str:
         if getattr(problem, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-            return f"no room left for {self.path} ({reason(problem)}); free some space. What was written so far plays"
+            return f"no room left for {self.path} ({reason(problem)}); free some space: what was written plays"
         return f"cannot write {self.path} ({reason(problem)}); try another folder, suffix, --codec or --crf"
 
     def _abandon(self) -> None:

@@ -84,7 +84,7 @@ def test_the_face_is_drawn_where_the_landmarks_are(tracked, clip: Path):
     left, top, right, bottom = lines[-1]["faces"][0]["box"]
     rows, columns = np.nonzero(changed)
     assert len(rows) > 200
-    label = 0.5 * (bottom - top)  # the id stands above the face
+    label = 0.8 * (bottom - top)  # the id stands above the face
     assert np.mean((columns > left - 8) & (columns < right + 8) & (rows > top - label) & (rows < bottom + 8)) > 0.95
 
 
@@ -143,6 +143,20 @@ def test_a_film_from_standard_input(run: Run, clip: Path, tmp_path: Path):
         done = run("video", "-", "--landmarks", "out.jsonl", stdin=film)
     assert done.returncode == 0, done.stderr
     assert len(list(read_landmarks(tmp_path / "out.jsonl"))) == 1 + len(TIMES)
+
+
+def test_a_film_that_cannot_be_read_as_it_comes_is_one_line_with_the_remedy(run: Run, tmp_path: Path):
+    """An mp4 with its index at the end, through a pipe."""
+    with av.open(str(CLIP)) as film, av.open(str(tmp_path / "end.mp4"), "w") as out:  # no faststart
+        stream = out.add_stream_from_template(film.streams.video[0])
+        for packet in film.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                out.mux(packet)
+    with subprocess.Popen(["cat", tmp_path / "end.mp4"], stdout=subprocess.PIPE) as pipe:
+        done = run("video", "-", "--landmarks", "out.jsonl", stdin=pipe.stdout)
+        pipe.stdout.close()
+    assert_one_line(done, "name a file, or pipe mkv")
 
 
 def _as_mkv(source: Path, path: Path) -> Path:

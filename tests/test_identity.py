@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -45,6 +46,18 @@ def sprites() -> dict[str, np.ndarray]:
 def picture(sprites: dict[str, np.ndarray], places: list[Place]) -> np.ndarray:
     image = np.full((SIZE[1], SIZE[0], 3), (90, 110, 100), np.uint8)
     image += np.random.default_rng(0).integers(0, 12, image.shape, np.uint8)
+    return put(image, sprites, places)
+
+
+def room(number: int, shift: int = 0) -> np.ndarray:
+    """A background with large and small shapes, another for each number, `shift` px further to the left."""
+    coarse, fine = (np.random.default_rng(number).integers(0, 120, (size, 3 * size, 3), np.uint8) for size in (5, 40))
+    wide = (3 * SIZE[0], SIZE[1])
+    image = sum(cv2.resize(grid, wide, interpolation=cv2.INTER_CUBIC) for grid in (coarse, fine))
+    return np.ascontiguousarray(image[:, shift : shift + SIZE[0]])
+
+
+def put(image: np.ndarray, sprites: dict[str, np.ndarray], places: list[Place]) -> np.ndarray:
     for name, x, y in places:
         sprite = sprites[name]
         height, width = sprite.shape[:2]
@@ -54,22 +67,22 @@ def picture(sprites: dict[str, np.ndarray], places: list[Place]) -> np.ndarray:
 
 
 @pytest.fixture
-def play(sprites) -> Iterator[Callable[[float, Callable[[float], list[Place]]], list[Scene]]]:
-    """Go on for some seconds with what stands where at each time from 0 … 1 of them; the scenes that come of it."""
-    shown = 0
+def show() -> Iterator[Callable[[np.ndarray], Scene]]:
+    """The scenes of pictures, one after the other."""
+    count = itertools.count()
     with Tracker(faces=4) as tracker:
+        yield lambda image: tracker(Frame(image, index := next(count), index / RATE))
 
-        def go_on(seconds: float, stage: Callable[[float], list[Place]]) -> list[Scene]:
-            nonlocal shown
-            count = round(seconds * RATE)
-            scenes = []
-            for index in range(count):
-                image = picture(sprites, stage(index / count))
-                scenes.append(tracker(Frame(image, shown, shown / RATE)))
-                shown += 1
-            return scenes
 
-        yield go_on
+@pytest.fixture
+def play(sprites, show) -> Callable[[float, Callable[[float], list[Place]]], list[Scene]]:
+    """Go on for some seconds with what stands where at each time from 0 … 1 of them; the scenes that come of it."""
+
+    def go_on(seconds: float, stage: Callable[[float], list[Place]]) -> list[Scene]:
+        count = round(seconds * RATE)
+        return [show(picture(sprites, stage(index / count))) for index in range(count)]
+
+    return go_on
 
 
 def ids(scene: Scene) -> set[int]:
@@ -142,3 +155,27 @@ def test_who_stays_keeps_the_id_when_others_come_and_go(play):
     assert (id_at(both[-1], 140), id_at(both[-1], 480)) == (1, 2)
     assert all(2 in ids(scene) for scene in left)
     assert ids(back[-1]) == {2}
+
+
+def test_after_a_cut_another_face_in_the_same_place_has_another_id(sprites, show):
+    before = [show(put(room(1), sprites, [("woman", 320, 180)])) for _ in range(8)]
+    after = [show(put(room(2), sprites, [("other", 330, 185)])) for _ in range(8)]
+    assert ids(before[-1]) == {1}
+    assert all(ids(scene) == {2} for scene in after)
+
+
+@pytest.mark.parametrize("between", [0, 255], ids=["black", "white"])
+def test_a_moment_of_nothing_is_no_cut_unless_what_follows_is_new(sprites, show, between: int):
+    nothing = np.full((SIZE[1], SIZE[0], 3), between, np.uint8)
+    for number, name, expected in ((1, "woman", {1}), (1, "woman", {1}), (2, "other", {2})):
+        scenes = [show(put(room(number), sprites, [(name, 320, 180)])) for _ in range(8)]
+        assert ids(scenes[-1]) == expected
+        assert show(nothing).faces == ()
+
+
+def test_another_light_and_a_turning_camera_are_no_cuts(sprites, show):
+    for light in (1.0, 0.5, 1.2, 0.6):
+        image = cv2.convertScaleAbs(put(room(1), sprites, [("woman", 320, 180)]), alpha=light)
+        assert all(ids(show(image)) == {1} for _ in range(4))
+    for shift in range(0, 600, 25):  # follows her: the background runs away
+        assert ids(show(put(room(1, shift), sprites, [("woman", 320, 180)]))) == {1}

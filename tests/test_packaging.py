@@ -19,8 +19,8 @@ import tabrt
 
 # A module imports only from those before it.
 ORDER = (
-    *("errors", "geometry", "topology", "heatmaps", "faces", "metrics", "video", "writer", "ahead", "detector"),
-    *("engine", "network", "engines", "smoothing", "tracker", "overlay", "records"),
+    *("errors", "standins", "geometry", "topology", "heatmaps", "faces", "metrics", "video", "writer", "ahead"),
+    *("detector", "engine", "network", "engines", "kalman", "smoothing", "tracker", "overlay", "records"),
     *("cameras", "camera", "status", "outputs", "window", "web", "serve"),
     *("progress", "doctor", "app", "live", "bench", "cli", "__main__"),
 )
@@ -57,6 +57,12 @@ def test_importing_the_package_and_the_command_line_is_cheap():
 
 def test_everything_but_the_network_is_had_without_torch():
     assert "torch" not in loaded_by("import tabrt.app, tabrt.doctor, tabrt.cli; tabrt.Tracker, tabrt.load_engine")
+
+
+def test_the_tracker_is_had_without_scipy_and_plots():
+    loaded = loaded_by("import tabrt.app; from tabrt.detector import Detector; Detector().close()")
+    assert "mediapipe" in loaded
+    assert not {"scipy", "matplotlib", "sounddevice"} & loaded
 
 
 # --------------------------------------------------------------------------------------------------------- the rooms

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tabrt.smoothing import Smoother, fit_similarity, motion_groups
+from tabrt.kalman import KalmanFilter
+from tabrt.smoothing import POINT_DRIFT, POINT_PERSISTENCE, Smoother, _Filter, fit_similarity, motion_groups
 from tabrt.topology import TOPOLOGIES, WFLW98
 
 EYES = 100.0  # px, distance of the outer eye corners of `face`
@@ -197,3 +198,30 @@ def test_a_similarity_is_found_again():
     offset, turn = fit_similarity(source, (3 - 4j) + 2 * np.exp(0.3j) * source, SURE)
     assert offset == pytest.approx(3 - 4j)
     assert turn == pytest.approx(2 * np.exp(0.3j))
+
+
+def test_blocks_of_one_filter_are_filters_of_their_own():
+    """Each block of a face's filter gives what filterpy gives for that block alone."""
+    rng, blocks, step = np.random.default_rng(0), np.array([0, 0, 1, 2, 1, 1]), 0.04
+    start, noise = rng.normal(size=6) + 1j * rng.normal(size=6), np.array([0.2, 0.3, 0.4])
+    together = _Filter(start, blocks, noise)
+    apart = []
+    for block in range(3):
+        kalman = KalmanFilter(dim_x=2, dim_z=1)
+        kalman.x, kalman.P = (
+            np.stack([start[blocks == block], 0 * start[blocks == block]]),
+            np.eye(2) * noise[block] ** 2,
+        )
+        kept = 1.0 if block == 0 else np.exp(-step / POINT_PERSISTENCE)
+        kalman.F, kalman.H = np.array([[1, step * kept], [0, kept]]), np.array([[1.0, 0.0]])
+        drift = 0.1 if block == 0 else POINT_DRIFT
+        kalman.Q = drift * np.array([[step**3 / 3, step**2 / 2], [step**2 / 2, step]])
+        apart.append(kalman)
+    for _ in range(20):
+        seen = start + 0.1 * rng.normal(size=6)  # too little to be taken for motion
+        together.predict(0.1, step)
+        together.update(seen, noise**2, step)
+        for block, kalman in enumerate(apart):
+            kalman.predict()
+            kalman.update(seen[None, blocks == block], R=noise[block] ** 2, H=kalman.H)
+            np.testing.assert_allclose(together.positions[blocks == block], kalman.x[0], atol=1e-12)

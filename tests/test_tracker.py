@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CLIP
+from conftest import CLIP, TIMES
 
+import tabrt
 from tabrt.engine import FakeEngine
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame
@@ -93,6 +96,42 @@ def test_at_most_so_many_faces_are_followed():
     assert max(len(scene.faces) for scene in scenes) == 2
 
 
+class Counted:
+    """An engine that keeps the sizes of its batches."""
+
+    def __init__(self) -> None:
+        self.engine = FakeEngine(upright_face())
+        self.card, self.name, self.batches = self.engine.card, self.engine.name, []
+
+    def __call__(self, crops: np.ndarray) -> np.ndarray:
+        self.batches.append(len(crops))
+        return self.engine(crops)
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+def test_fifty_faces_are_one_batch_a_frame_and_keep_their_ids():
+    detector, engine = Detector(), Counted()
+    detector.boxes = [box_at(60 + 90 * (i % 10), 60 + 90 * (i // 10), 60) for i in range(50)]
+    with Tracker(engine=engine, detector=detector, faces=50) as tracker:
+        scenes = [tracker(Frame(np.zeros((540, 960, 3), np.uint8), i, i / 30)) for i in range(5)]
+    places = [[face.box.centre for face in scene.faces] for scene in scenes]
+    assert [face.id for face in scenes[-1].faces] == list(range(1, 51))
+    np.testing.assert_allclose(places, [places[0]] * 5, atol=20)  # px: less than half way to the next face
+    assert engine.batches == [50, 50, 50, 50, 50, 50]  # twice as they are found, then once a frame
+    assert detector.calls == 1
+
+
+def test_no_faces_cost_no_network_and_few_searches():
+    detector, engine = Detector(), Counted()
+    with Tracker(engine=engine, detector=detector, faces=50) as tracker:
+        for i in range(300):
+            assert tracker(Frame(np.zeros((480, 640, 3), np.uint8), i, i / 30)).faces == ()
+    assert engine.batches == []
+    assert detector.calls < 30
+
+
 @pytest.mark.parametrize("faces", [0, -1, 1.5])
 def test_a_wrong_number_of_faces_is_said(faces):
     with pytest.raises(TabrtError, match="faces"):
@@ -114,3 +153,23 @@ def test_without_smoothing_points_are_raw():
         for frame in islice(film, 5):
             for face in tracker(frame).faces:
                 np.testing.assert_array_equal(face.points, face.raw)
+
+
+def test_the_loop_of_the_readme(clip):
+    with tabrt.Tracker(faces=1, threads=1) as tracker:
+        scenes = list(tracker.track(str(clip)))
+        again = next(tracker.track(iter([scenes[0].frame])))
+    assert [scene.frame.index for scene in scenes] == list(range(len(TIMES)))
+    assert [round(scene.frame.time, 3) for scene in scenes] == [time / 1000 for time in TIMES]
+    for scene in (*scenes, again):
+        (face,) = scene.faces
+        assert (face.id, face.points.shape, face.raw.shape, face.confidence.shape) == (1, (98, 2), (98, 2), (98,))
+        assert face.box.left < face.points[:, 0].mean() < face.box.right
+
+
+def test_a_film_that_is_left_in_the_middle_is_closed(clip):
+    with tabrt.Tracker(engine=FakeEngine(upright_face()), detector=Detector()) as tracker:
+        scenes = tracker.track(clip)
+        next(scenes)
+        scenes.close()
+        assert not any(str(clip) in os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.exists())
