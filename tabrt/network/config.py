@@ -9,7 +9,7 @@ from tabrt.topology import BOUNDARY_CHANNELS, topology_named
 
 WIDTHS = {
     "full": {"stem": "vgg", "channels": 256, "balt_channels": 48},
-    "lite": {"stem": "slim", "channels": 32, "balt_channels": 16},
+    "lite": {"stem": "slim", "channels": 64, "balt_channels": 16},
 }
 STEMS = ("vgg", "fan", "resnet", "slim")
 FEATURES = ("multi", "single")
