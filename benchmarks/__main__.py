@@ -33,11 +33,12 @@ def measure(name: str, effort: str, model: str, faces: Path | None, folder: Path
     start = time.perf_counter()
     benchmark = importlib.import_module(f"benchmarks.{name}")
     report = benchmark.run(effort, model, faces)
+    report.folder = folder
     table = benchmark.table(report)
     plots = PLOTS.get(name, f"benchmarks.{name}")
     if plots:
         importlib.import_module(plots).plots(report, folder)
-    report.write(folder, table)
+    report.write(table)
     print(f"\n# {name} ({time.perf_counter() - start:.0f} s)\n\n{table}\n")
     for title, lines in (
         ("won", report.wins),

@@ -16,7 +16,7 @@ from benchmarks.films import SIZES, make
 from benchmarks.mesh_map import MeshMap
 from benchmarks.one_euro import one_euro
 from benchmarks.peers import MESH_TO_68
-from benchmarks.stability import Track, blink_depth, euro, jitter_at, motion_of, ours, unfiltered
+from benchmarks.stability import BLINKS, Track, blink_depth, euro, jitter_at, motion_of, ours, unfiltered
 from tabrt.bench import bench, milliseconds
 from tabrt.engine import FakeEngine, ModelCard
 
@@ -79,23 +79,29 @@ def eyes(openness: np.ndarray) -> np.ndarray:
     return points
 
 
-def test_blinks_are_found_and_their_depth_is_kept_or_lost():
+def test_a_blink_keeps_its_depth_or_loses_it():
     opened = np.full(len(TIMES), 0.3)
     opened[[40, 41]] = 0.05, 0.1
     opened[90] = 0.0
-    opened[70] = 0.25  # no blink
+    opened[70] = 0.29  # no blink: noise
+    at = [40 / 30 + 0.1, 70 / 30, 90 / 30, 99.0]  # the first is shown earlier than it was seen, the last not at all
     assert signals.openness(eyes(opened)) == pytest.approx(opened)
-    assert signals.blinks(opened, TIMES) == [40, 90]
-    assert signals.surviving_depth(opened, opened, TIMES) == pytest.approx([1, 1])
+    depths = signals.blink_depths(opened, opened, TIMES, at)
+    assert np.array(depths) == pytest.approx(np.array([[5 / 6, 1], [1, 1]]))
     half = 0.3 - (0.3 - opened) / 2
-    assert signals.surviving_depth(opened, half, TIMES) == pytest.approx([0.5, 0.5])
-    late = np.roll(half, 3)
-    assert signals.surviving_depth(opened, late, TIMES) == pytest.approx([0.5, 0.5])
-    assert blink_depth(Track(TIMES, eyes(opened)), unfiltered) == {
-        "blinks": 2,
-        "median": pytest.approx(100),
-        "least": pytest.approx(100),
-    }
+    for late in (half, np.roll(half, 3)):
+        assert [kept for _, kept in signals.blink_depths(opened, late, TIMES, at)] == pytest.approx([0.5, 0.5])
+
+
+def test_the_blinks_of_the_film_are_looked_at_where_they_are():
+    times = np.arange(0, 19.6, 1 / 24)
+    opened = np.full(len(times), 0.3)
+    for blink in BLINKS:
+        opened[np.abs(times - blink).argmin()] = 0.1
+    told = blink_depth(Track(times, eyes(opened)), unfiltered)
+    assert told["blinks"] == len(BLINKS)
+    assert (told["raw"], told["median"], told["least"]) == pytest.approx((200 / 3, 100, 100))
+    assert blink_depth(Track(times, eyes(np.full(len(times), 0.3))), unfiltered)["blinks"] == 0
 
 
 # Filters
@@ -186,8 +192,10 @@ def test_a_linear_map_of_a_mesh_is_learned_in_any_pose():
 
 def test_an_account_says_where_and_how_it_was_measured(tmp_path: Path):
     results = {"ms": Timing.of([0.001, 0.002, 0.003]), "none": float("inf"), "array": np.arange(2)}
-    report = Report("latency", "quick", ModelCard(name="m"), results, [2], losses=["slower than light"])
-    report.write(tmp_path, markdown(["", "ms"], [["a", results["ms"]], ["b", None]]))
+    report = Report(
+        "latency", "quick", ModelCard(name="m"), results, [2], losses=["slower than light"], folder=tmp_path
+    )
+    report.write(markdown(["", "ms"], [["a", results["ms"]], ["b", None]]))
     account = json.loads((tmp_path / "latency.json").read_text())
     assert account["format"] == "tabrt-benchmark"
     assert account["results"] == {
