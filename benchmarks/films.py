@@ -44,17 +44,19 @@ def _resized(square: np.ndarray, side: int) -> np.ndarray:
 
 
 def _background(size: tuple[int, int]) -> np.ndarray:
-    """Soft blotches: something to encode, and no face."""
-    rng = np.random.default_rng(0)
+    """A slanting shade with grain: something to encode, and nothing that a detector could take for a face."""
     width, height = size
-    coarse = rng.integers(60, 160, (9, 16, 3), np.uint8)
-    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    shade = 60 + 100 * (np.arange(height)[:, None] / height + np.arange(width) / width) / 2
+    grain = np.random.default_rng(0).normal(0, 4, (height, width, 3))
+    return (shade[..., None] + grain).clip(0, 255).astype(np.uint8)
 
 
 def _places(size: tuple[int, int], faces: int) -> Iterator[tuple[int, int, int]]:
     """Left, top and side of each face's square, in a grid that fills the picture."""
+    if not faces:
+        return
     width, height = size
-    columns = min(range(1, faces + 1), key=lambda n: -min(width / n, height / math.ceil(faces / n)), default=1)
+    columns = min(range(1, faces + 1), key=lambda n: -min(width / n, height / math.ceil(faces / n)))
     rows = math.ceil(faces / columns)
     side = int(min(width / columns, height / rows)) // 2 * 2
     for number in range(faces):

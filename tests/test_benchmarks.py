@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,10 @@ from benchmarks.films import SIZES, make
 from benchmarks.mesh_map import MeshMap
 from benchmarks.one_euro import one_euro
 from benchmarks.peers import MESH_TO_68
+from benchmarks.pipeline import STAGES, judge
 from benchmarks.stability import BLINKS, Track, blink_depth, euro, jitter_at, motion_of, ours, unfiltered
 from tabrt.bench import bench, milliseconds
+from tabrt.detector import Detector
 from tabrt.engine import FakeEngine, ModelCard
 
 TIMES = np.arange(120) / 30
@@ -162,13 +165,26 @@ def test_a_moved_face_lies_where_the_truth_says():
     assert np.abs(np.roll(rest, shifts[3], axis=1)[:, 100:500].astype(int) - frame[:, 100:500]).max() <= 2
 
 
-def test_a_film_with_faces_has_its_size_and_length(tmp_path: Path):
+@pytest.mark.parametrize("faces", [0, 1, 4])
+def test_a_film_has_its_size_and_length_and_shows_its_faces(tmp_path: Path, faces: int):
     from tabrt.video import open_film
 
-    with open_film(make(tmp_path / "f.mp4", SIZES["360p"], 4, 3)) as film:
+    with open_film(make(tmp_path / "f.mp4", SIZES["360p"], faces, 3)) as film:
         frames = list(film)
         assert (film.width, film.height, len(frames)) == (640, 360, 3)
-        assert frames[0].image[180:, :, :].std() > 20
+    with closing(Detector()) as detector:
+        assert len(detector(frames[0].image, 8, thorough=True)) == faces
+
+
+def test_more_faces_than_one_must_cost_less_than_as_many_times_one():
+    def row(faces: int, network: float) -> dict:
+        stages = {**dict.fromkeys(STAGES, 1.0), "network": network}
+        return {"size": "360p", "faces": faces, "milliseconds": stages}
+
+    report = Report("pipeline", "quick", None, {"rows": [row(0, 0), row(1, 6.0), row(4, 16.0), row(8, 80.0)]}, [2])
+    judge(report)
+    assert report.wins == ["360p: 4 faces cost the tracker 2.00 times what one costs"]
+    assert report.losses == ["360p: 8 faces cost the tracker 8.40 times what one costs"]
 
 
 def test_a_linear_map_of_a_mesh_is_learned_in_any_pose():
