@@ -17,6 +17,7 @@ import numpy as np
 
 from benchmarks.contract import Report, Timing, markdown, pick
 from benchmarks.peer_environments import ENVIRONMENT_OF, python_of
+from benchmarks.plots import figure, ink, save
 from tabrt.app import DEMO_FILM
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame
@@ -241,6 +242,24 @@ def _accuracy(results: dict, name: str) -> tuple[float | None, float | None]:
 def _steadiness(results: dict, name: str) -> tuple[float | None, float | None]:
     row = results.get("curves", {}).get("chosen", {}).get(name)
     return (row["jitter"], row["lag"]) if row else (None, None)
+
+
+def plots(report: Report, folder: Path) -> None:
+    """Milliseconds a frame, with quartiles, on each number of threads."""
+    milliseconds = report.results["milliseconds"]
+    fig, axes = figure(len(milliseconds), width=5.4, height=2.6)
+    for ax, (cores, row) in zip(axes, milliseconds.items(), strict=True):
+        for place, (name, timing) in enumerate(row.items()):
+            reach = [[timing.median - timing.lower], [timing.upper - timing.median]]
+            ax.barh(place, timing.median, xerr=reach, color=ink(name), height=0.7, error_kw={"lw": 1})
+            ax.text(timing.upper, place, f"  {timing.median:.1f}", va="center", fontsize=8)
+        ax.set_yticks(range(len(row)), row)
+        ax.invert_yaxis()
+        ax.set_xlim(0, 1.15 * max(timing.upper for timing in row.values()))
+        ax.set_xlabel("milliseconds a frame: median and quartiles")
+        ax.set_title(f"{cores} thread{'s' * (int(cores) > 1)}, 640×480, one face", fontsize=10)
+        ax.grid(axis="y", visible=False)
+    save(fig, folder / "peers.png")
 
 
 def ours_68(points: np.ndarray) -> np.ndarray:

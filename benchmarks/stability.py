@@ -299,10 +299,13 @@ def _chosen(films: Films, topology: str) -> dict[str, dict]:
         # MediaPipe's Face Landmarker smooths its points itself; its older mesh does not.
         **{f"{name} + One-Euro": (name, euro()) for name in films.tracks if name == "mediapipe-refined"},
     }
-    return {
-        name: {**measure(films, source, smooth), "blink": blink_depth(films.tracks[source]["film"], smooth)}
-        for name, (source, smooth) in options.items()
-    }
+    chosen = {}
+    for name, (source, smooth) in options.items():
+        blink = blink_depth(films.tracks[source]["film"], smooth)
+        if name == "mediapipe":  # smooths its points itself: what is left of them cannot be told
+            blink |= {"median": None, "least": None}
+        chosen[name] = {**measure(films, source, smooth), "blink": blink}
+    return chosen
 
 
 def _rates(clips: dict[str, scenes.Clip], films: Films, topology: str) -> dict[str, dict[str, dict]]:
