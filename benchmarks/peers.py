@@ -164,7 +164,7 @@ def film(count: int) -> list[Frame]:
     width, height = SIZE
     with open_film(DEMO_FILM) as source:
         scale = height / source.height
-        left = int(FACE_X * scale - width / 2)
+        left = int(min(FACE_X * scale - width / 2, source.width * scale - width))
         return [
             replace(frame, image=cv2.resize(frame.image, None, fx=scale, fy=scale)[:, left : left + width].copy())
             for frame in islice(source, count)

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import json
-from contextlib import closing
+import subprocess
+import sys
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 pytest.importorskip("matplotlib", reason="the benchmarks draw with matplotlib")
 
 from benchmarks import scenes, signals
-from benchmarks.contract import Report, Timing, markdown, page, timed
+from benchmarks.__main__ import app
+from benchmarks.contract import ROOT, Report, Timing, markdown, page, timed
 from benchmarks.films import SIZES, make
 from benchmarks.mesh_map import MeshMap
 from benchmarks.one_euro import one_euro
-from benchmarks.peers import MESH_TO_68
+from benchmarks.peer_environments import python_of
+from benchmarks.peers import MESH_TO_68, Peer, film, open_peers, table
 from benchmarks.pipeline import STAGES, judge
 from benchmarks.stability import BLINKS, Track, blink_depth, euro, jitter_at, motion_of, ours, unfiltered
 from tabrt.bench import bench, milliseconds
 from tabrt.detector import Detector
 from tabrt.engine import FakeEngine, ModelCard
+from tabrt.errors import TabrtError
 
 TIMES = np.arange(120) / 30
 FACE = np.random.default_rng(0).uniform(100, 200, (68, 2))
@@ -203,6 +209,100 @@ def test_a_linear_map_of_a_mesh_is_learned_in_any_pose():
     assert error < 0.5 * np.abs(posed(mesh)[250:, MESH_TO_68] - posed(target)[250:]).mean()
 
 
+# Peers
+
+FAKE_WORKER = """
+import sys
+sys.path.insert(0, sys.argv[1].rpartition("/")[0])
+import peer_worker
+
+def fake():
+    films = [0]
+
+    def run(image, time, box):
+        print("what a library prints")
+        if image.max() == 0:
+            sys.exit(1)
+        return [(float(image.mean()), -1.0 if time is None else time), (films[0], image.shape[1])], box
+
+    def reset():
+        films[0] += 1
+
+    return run, reset
+
+peer_worker.PEERS = {"mediapipe": fake}
+peer_worker.main(sys.argv[2], int(sys.argv[3]))
+"""
+
+
+@pytest.fixture
+def fake_peer(tmp_path: Path, monkeypatch):
+    """The real worker and pipes, with a peer of our own in the place of MediaPipe."""
+    (tmp_path / "worker.py").write_text(FAKE_WORKER)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} {tmp_path}/worker.py "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr("benchmarks.peers.python_of", lambda name: python)
+    with closing(Peer("mediapipe", 1)) as peer:
+        yield peer
+
+
+def test_a_peer_sees_pictures_frames_and_where_films_begin(fake_peer):
+    image = np.full((4, 6, 3), 10, np.uint8)
+    assert fake_peer(image).tolist() == [[10, -1], [0, 6]]
+    assert fake_peer.seconds > 0
+    fake_peer.start()
+    assert fake_peer(image[:, ::-2], 0.25, box=(1, 2, 3, 4)).tolist() == [[10, 0.25], [1, 3]]
+    assert fake_peer.box == [1, 2, 3, 4]
+
+
+def test_a_peer_that_ends_names_the_remedy(fake_peer):
+    with pytest.raises(TabrtError, match=r"python -m benchmarks\.peer_environments"):
+        fake_peer(np.zeros((4, 6, 3), np.uint8))
+
+
+def test_a_peer_without_an_environment_is_passed_over_with_the_remedy(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("benchmarks.peers.python_of", lambda name: tmp_path / "nothing")
+    notes: list[str] = []
+    with ExitStack() as stack:
+        assert open_peers(stack, 1, notes) == {}
+    assert len(notes) == 3 and all("python -m benchmarks.peer_environments" in note for note in notes)
+
+
+@pytest.mark.skipif(not python_of("mediapipe").is_file(), reason="made by python -m benchmarks.peer_environments")
+def test_face_landmarker_gives_the_points_of_the_mesh_it_was_made_of():
+    program = f"""
+import sys; sys.path.insert(0, {str(ROOT / "benchmarks")!r})
+import cv2, mediapipe, numpy, peer_worker
+image = cv2.imread({str(scenes.PORTRAIT)!r})
+run, _ = peer_worker.face_landmarker()
+mesh = mediapipe.solutions.face_mesh.FaceMesh(static_image_mode=True, max_num_faces=1)
+found = mesh.process(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)).multi_face_landmarks[0].landmark
+print(numpy.abs(numpy.subtract(run(image, None, None)[0], peer_worker._in_pixels(found, image))).max())
+"""
+    done = subprocess.run([python_of("mediapipe"), "-c", program], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 0.01
+
+
+def test_the_frames_shown_to_peers_have_a_face_in_the_middle():
+    frame = film(1)[0]
+    assert frame.image.shape == (480, 640, 3)
+    with closing(Detector()) as detector:
+        assert detector(frame.image, 1)[0].centre == pytest.approx((320, 280), abs=90)
+
+
+def test_the_table_of_peers_takes_only_accounts_of_the_same_model(tmp_path: Path):
+    timing = Timing.of([0.004])
+    report = Report("peers", "quick", ModelCard(name="a"), {"milliseconds": {"1": {"tabrt": timing}}}, [1])
+    report.folder = tmp_path
+    row = {"method": "tabrt", "boxes": "detector", "map": "to_68", "nme": 0.0391, "nme_inner": 0.03}
+    for name, shown in (("a", True), ("b", False)):
+        other = Report("accuracy", "quick", ModelCard(name=name), {"rows": [row]}, [1])
+        other.folder = tmp_path
+        other.write("")
+        assert ("3.91" in table(report)) is shown
+
+
 # Contract
 
 
@@ -252,3 +352,20 @@ def test_bench_times_an_engine_and_names_the_papers_figure(monkeypatch):
     assert "27 ms" in lines[-1]
     lower, median, upper = milliseconds(fake, 1, 3)
     assert 0 < lower <= median <= upper
+
+
+def test_a_gpu_slower_than_the_paper_fails_the_command_and_a_cpu_does_not(monkeypatch):
+    pytest.importorskip("torch", reason="the network is torch's")
+    from benchmarks import latency
+
+    def row(milliseconds: float, **more) -> dict:
+        return {"hourglasses": 1, "precision": "fp16", "milliseconds": Timing.of([milliseconds / 1e3]), **more}
+
+    cpu = row(99.0, batch=1, threads=2, engine="onnxruntime", build="tab1", width="full") | {"precision": "fp32"}
+    for gpu, failed in ((16.0, 0), (18.0, 1)):
+        report = Report("latency", "quick", None, {"gpu": [row(gpu)], "rows": [cpu]}, [2])
+        latency.judge(report)
+        assert len(report.failed) == failed
+        assert len(report.losses) == 1
+        monkeypatch.setattr("benchmarks.__main__.measure", lambda *_, report=report: not report.failed)
+        assert CliRunner().invoke(app, ["latency", "--smoke"]).exit_code == failed
