@@ -1,8 +1,9 @@
-"""Films of a wanted size and number of faces, put together from the demo film's moving face."""
+"""Films of a wanted size and number of faces, put together from the demo film's moving face; and what they cost."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from benchmarks.contract import memory_peak_mib
+from tabrt import app
 from tabrt.app import DEMO_FILM
 from tabrt.video import open_film
 from tabrt.writer import FilmWriter
@@ -62,3 +65,13 @@ def _places(size: tuple[int, int], faces: int) -> Iterator[tuple[int, int, int]]
     for number in range(faces):
         row, column = divmod(number, columns)
         yield int((column + 0.5) * width / columns - side / 2), int((row + 0.5) * height / rows - side / 2), side
+
+
+def whole_command(film: Path, faces: int, model: str) -> dict:
+    """What `tabrt video` does, in this process. Here, where nothing else is imported, its memory is its own."""
+    out = film.with_name("out.mp4")
+    start = time.perf_counter()
+    summary = app.video(film, out, model=model, faces=faces)
+    seconds = time.perf_counter() - start
+    out.unlink()
+    return {"frames_a_second": summary.frames / seconds, "peak_memory_mib": memory_peak_mib()}
