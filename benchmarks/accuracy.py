@@ -212,7 +212,7 @@ def table(report: Report) -> str:
 
 def plots(report: Report, folder: Path) -> None:
     judgements = report.behind
-    fig, (ax,) = figure(1, width=6.4, height=4.4)
+    fig, (ax,) = figure(1, width=6.4, height=5.0)
     for (method, boxes, mapping), result in judgements.items():
         errors = 100 * np.sort([0.0, *result.errors])
         share = 100 * np.arange(len(errors)) / (len(errors) - 1)
@@ -225,5 +225,5 @@ def plots(report: Report, folder: Path) -> None:
     ax.set_xlabel("error of a face (NME, 68 points), % of the distance between the eyes")
     ax.set_ylabel("faces with at most this error, %")
     ax.set_title(f"{report.results['set']}, {report.results['faces']} faces", fontsize=10)
-    ax.legend(fontsize=7.5, frameon=False)
+    fig.legend(*ax.get_legend_handles_labels(), fontsize=7.5, frameon=False, loc="outside lower center", ncols=2)
     save(fig, folder / "accuracy.png")
