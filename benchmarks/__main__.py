@@ -17,7 +17,7 @@ from tabrt.errors import TabrtError
 
 # Peers come last: their table takes accuracy and steadiness from the accounts before it.
 ALL = ("latency", "pipeline", "startup", "accuracy", "stability", "peers")
-PLOTS = {"stability": "benchmarks.stability_plots", "peers": None}  # elsewhere than in the benchmark itself, or none
+PLOTS = {"stability": "benchmarks.stability_plots"}  # elsewhere than in the benchmark itself
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -33,11 +33,10 @@ def measure(name: str, effort: str, model: str, faces: Path | None, folder: Path
     start = time.perf_counter()
     benchmark = importlib.import_module(f"benchmarks.{name}")
     report = benchmark.run(effort, model, faces)
+    report.folder = folder
     table = benchmark.table(report)
-    plots = PLOTS.get(name, f"benchmarks.{name}")
-    if plots:
-        importlib.import_module(plots).plots(report, folder)
-    report.write(folder, table)
+    importlib.import_module(PLOTS.get(name, f"benchmarks.{name}")).plots(report, folder)
+    report.write(table)
     print(f"\n# {name} ({time.perf_counter() - start:.0f} s)\n\n{table}\n")
     for title, lines in (
         ("won", report.wins),

@@ -89,7 +89,7 @@ def _judge_peer(name: str, peer: Peer, faces: FaceSet, learning, notes: list[str
         found[name, "detector", "best linear map"] = _judgement(faces, mapped(own))
     elif learning is not None:
         boxes = _boxes_like(peer, learning, faces)
-        inside = np.stack([peer(faces.read(i), video=False, box=box) for i, box in enumerate(boxes)])
+        inside = np.stack([peer(faces.read(i), box=box) for i, box in enumerate(boxes)])
         found[name, "truth", "own"] = _judgement(faces, inside)
     return found
 
@@ -104,10 +104,10 @@ def _see_all(peer: Peer, faces: FaceSet, points: np.ndarray) -> np.ndarray:
 
 
 def _see(peer: Peer, image: np.ndarray, true: np.ndarray) -> np.ndarray | None:
-    points = peer(image, video=False)
+    points = peer(image)
     if points is None:
         border = int(BORDER * max(image.shape[:2]))
-        points = peer(np.pad(image, ((border, border), (border, border), (0, 0)), mode="edge"), video=False)
+        points = peer(np.pad(image, ((border, border), (border, border), (0, 0)), mode="edge"))
         points = None if points is None else points - border
     if points is None:
         return None
@@ -119,7 +119,7 @@ def _boxes_like(peer: Peer, learning: tuple[FaceSet, np.ndarray], faces: FaceSet
     """(N, 4): true boxes as the peer's own detector would draw them: medians of 150 faces give shift and size."""
     shifts, sizes = [], []
     for i in range(min(150, len(learning[0]))):
-        if peer(learning[0].read(i), video=False) is None or peer.box is None:
+        if peer(learning[0].read(i)) is None or peer.box is None:
             continue
         centre, side = _square(learning[1][i])
         left, top, right, bottom = peer.box
@@ -212,7 +212,7 @@ def table(report: Report) -> str:
 
 def plots(report: Report, folder: Path) -> None:
     judgements = report.behind
-    fig, (ax,) = figure(1, width=6.4, height=4.4)
+    fig, (ax,) = figure(1, width=6.4, height=5.0)
     for (method, boxes, mapping), result in judgements.items():
         errors = 100 * np.sort([0.0, *result.errors])
         share = 100 * np.arange(len(errors)) / (len(errors) - 1)
@@ -225,5 +225,5 @@ def plots(report: Report, folder: Path) -> None:
     ax.set_xlabel("error of a face (NME, 68 points), % of the distance between the eyes")
     ax.set_ylabel("faces with at most this error, %")
     ax.set_title(f"{report.results['set']}, {report.results['faces']} faces", fontsize=10)
-    ax.legend(fontsize=7.5, frameon=False)
+    fig.legend(*ax.get_legend_handles_labels(), fontsize=7.5, frameon=False, loc="outside lower center", ncols=2)
     save(fig, folder / "accuracy.png")

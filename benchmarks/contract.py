@@ -87,6 +87,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)  # promises missed: the command exits with 1
     behind: object = None  # what plots are drawn from and the JSON leaves out
+    folder: Path = RESULTS  # where it is left, and where the accounts of the others lie
 
     def to_dict(self) -> dict:
         return {
@@ -105,8 +106,9 @@ class Report:
             **{name: getattr(self, name) for name in ("wins", "losses", "notes", "failed")},
         }
 
-    def write(self, folder: Path, table: str) -> None:
-        """Leave <benchmark>.json and <benchmark>.md in folder."""
+    def write(self, table: str) -> None:
+        """Leave <benchmark>.json and <benchmark>.md in the folder."""
+        folder = self.folder
         folder.mkdir(parents=True, exist_ok=True)
         account = self.to_dict()
         text = json.dumps(account, indent=1, ensure_ascii=False, allow_nan=False)

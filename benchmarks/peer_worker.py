@@ -1,8 +1,9 @@
 """Runs inside a peer's own environment, and imports nothing of tabrt: reads pictures, answers points and seconds.
 
-python peer_worker.py PEER CORES. Each request is a line of JSON {"shape": [H, W], "video": bool, "box": [l, t, r, b] or
-null} and the picture's bytes, uint8 BGR. Each answer is a line {"points": [[x, y], …] or null, "box": … or null,
-"seconds": s}; points in px, pixel centres at whole numbers.
+python peer_worker.py PEER CORES. Each request is a line of JSON {"shape": [H, W], "time": seconds of a film's frame or
+null for a picture, "box": [l, t, r, b] or null} and the picture's bytes, uint8 BGR. Each answer is a line {"points":
+[[x, y], …] or null, "box": … or null, "seconds": s}; points in px, pixel centres at whole numbers.
+{"reset": true} begins a new film.
 """
 
 import importlib.util
@@ -13,31 +14,65 @@ import time
 from pathlib import Path
 
 
-def mediapipe_mesh(refined: bool):
-    """FaceMesh: tracking for films, detection in every picture for pictures."""
+def face_landmarker():
+    """MediaPipe's Face Landmarker of one face: VIDEO mode with its own smoothing for films, IMAGE mode for pictures."""
+    import cv2
+    import mediapipe
+    from face_landmarker import task
+    from mediapipe.tasks.python import BaseOptions, vision
+
+    asset, open_ = task(), {}
+
+    def landmarker(mode):
+        if mode not in open_:
+            base = BaseOptions(model_asset_buffer=asset)
+            options = vision.FaceLandmarkerOptions(base_options=base, running_mode=mode, num_faces=1)
+            open_[mode] = vision.FaceLandmarker.create_from_options(options)
+        return open_[mode]
+
+    def run(image, time, box):
+        rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        picture = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=rgb)
+        if time is None:
+            found = landmarker(vision.RunningMode.IMAGE).detect(picture)
+        else:
+            found = landmarker(vision.RunningMode.VIDEO).detect_for_video(picture, round(1e3 * time))
+        # The last ten points only fill up: see face_landmarker.
+        return (_in_pixels(found.face_landmarks[0][:468], image) if found.face_landmarks else None), None
+
+    def reset():
+        if vision.RunningMode.VIDEO in open_:
+            open_.pop(vision.RunningMode.VIDEO).close()
+        landmarker(vision.RunningMode.VIDEO)  # made here, so that the first frame does not pay for it
+
+    return run, reset
+
+
+def refined_mesh():
+    """MediaPipe's face mesh with attention: tracking for films, detection in every picture for pictures."""
     import cv2
     import mediapipe
 
     meshes = {
-        video: mediapipe.solutions.face_mesh.FaceMesh(
-            static_image_mode=not video, max_num_faces=1, refine_landmarks=refined
-        )
-        for video in (True, False)
+        film: mediapipe.solutions.face_mesh.FaceMesh(static_image_mode=not film, max_num_faces=1, refine_landmarks=True)
+        for film in (True, False)
     }
 
-    def run(image, video, box):
-        result = meshes[video].process(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-        if not result.multi_face_landmarks:
-            return None, None
-        height, width = image.shape[:2]
-        # MediaPipe counts from the corner of the first pixel.
-        landmarks = result.multi_face_landmarks[0].landmark
-        return [(point.x * width - 0.5, point.y * height - 0.5) for point in landmarks], None
+    def run(image, time, box):
+        result = meshes[time is not None].process(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+        found = result.multi_face_landmarks
+        return (_in_pixels(found[0].landmark, image) if found else None), None
 
     def reset():
         meshes[True].reset()
 
     return run, reset
+
+
+def _in_pixels(landmarks, image):
+    """MediaPipe counts in shares of the picture, from the corner of the first pixel."""
+    height, width = image.shape[:2]
+    return [(point.x * width - 0.5, point.y * height - 0.5) for point in landmarks]
 
 
 def dlib_68():
@@ -49,7 +84,7 @@ def dlib_68():
     predictor = dlib.shape_predictor(str(package / "models" / "shape_predictor_68_face_landmarks.dat"))
     detector = dlib.get_frontal_face_detector()
 
-    def run(image, video, box):
+    def run(image, time, box):
         rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         if box is not None:
             rectangle = dlib.rectangle(*(round(value) for value in box))
@@ -67,8 +102,8 @@ def dlib_68():
 
 
 PEERS = {
-    "mediapipe": lambda: mediapipe_mesh(False),
-    "mediapipe-refined": lambda: mediapipe_mesh(True),
+    "mediapipe": face_landmarker,
+    "mediapipe-refined": refined_mesh,
     "dlib": dlib_68,
 }
 
@@ -86,11 +121,13 @@ def main(peer: str, cores: int) -> None:
         request = json.loads(line)
         if request.get("reset"):
             reset()
+            print(json.dumps({"ready": peer}), file=answers, flush=True)
+            continue
         height, width = request["shape"]
         data = sys.stdin.buffer.read(height * width * 3)
         image = numpy.frombuffer(data, numpy.uint8).reshape(height, width, 3)
         start = time.perf_counter()
-        points, box = run(image, request["video"], request["box"])
+        points, box = run(image, request["time"], request["box"])
         seconds = time.perf_counter() - start
         print(json.dumps({"points": points, "box": box, "seconds": seconds}), file=answers, flush=True)
 

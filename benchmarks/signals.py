@@ -6,13 +6,14 @@ distance in the same pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 _EYES_68 = (36, 42)
-BLINK_DEPTH = 0.35  # share of an eye's usual openness by which it must close to count as a blink
-BLINK_APART = 0.25  # s
+BLINK_NEAR = 0.12  # s between the time at which a blink was seen by eye and that at which the points show it
+BLINK_LATE = 0.25  # s by which a filter may show it later
+LEAST_DEPTH = 0.08  # share of an eye's usual openness by which it must close to be told from noise
 _AROUND = 0.75  # s on both sides from which the usual openness is taken
 
 
@@ -98,27 +99,24 @@ def usual(opened: np.ndarray, times: np.ndarray) -> np.ndarray:
     return np.array([np.median(opened[np.abs(times - now) <= _AROUND]) for now in times])
 
 
-def blinks(opened: np.ndarray, times: np.ndarray) -> list[int]:
-    """Frames at which the eyes of openness (T,) are most closed, by at least BLINK_DEPTH of the usual openness."""
-    depth = 1 - opened / usual(opened, times)
-    found: list[int] = []
-    for frame in np.argsort(-depth):
-        if depth[frame] < BLINK_DEPTH:
-            break
-        if all(abs(times[frame] - times[other]) > BLINK_APART for other in found):
-            found.append(int(frame))
-    return sorted(found)
+def blink_depths(
+    raw: np.ndarray, smoothed: np.ndarray, times: np.ndarray, blinks: Sequence[float]
+) -> list[tuple[float, float]]:
+    """For each blink (s) that the raw openness (T,) shows: its depth as a share of the usual openness, and the share of
+    that depth which the smoothed openness still shows.
 
-
-def surviving_depth(raw: np.ndarray, smoothed: np.ndarray, times: np.ndarray) -> list[float]:
-    """For each blink of the raw openness (T,): the share of its depth that the smoothed one still shows.
-
-    The smoothed eye may close later, by up to BLINK_APART.
+    The eye is most closed within BLINK_NEAR of the given time; the smoothed one may close later, by up to BLINK_LATE. A
+    blink of less than LEAST_DEPTH is one that the network did not see.
     """
     base = usual(raw, times)
-    shares = []
-    for frame in blinks(raw, times):
-        near = (times >= times[frame] - 1e-9) & (times <= times[frame] + BLINK_APART)
+    found = []
+    for blink in blinks:
+        near = np.flatnonzero(np.abs(times - blink) <= BLINK_NEAR)
+        if not len(near):
+            continue
+        frame = near[raw[near].argmin()]
         depth = base[frame] - raw[frame]
-        shares.append(float((base[frame] - smoothed[near].min()) / depth))
-    return shares
+        late = (times >= times[frame] - 1e-9) & (times <= times[frame] + BLINK_LATE)
+        if depth >= LEAST_DEPTH * base[frame]:
+            found.append((float(depth / base[frame]), float((base[frame] - smoothed[late].min()) / depth)))
+    return found

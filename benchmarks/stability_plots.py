@@ -9,7 +9,20 @@ import numpy as np
 from benchmarks import scenes, signals
 from benchmarks.contract import Report
 from benchmarks.plots import bars, figure, ink, save
-from benchmarks.stability import DEFAULT, NONE, ONE_EURO, OURS, Films, euro, motion_of, ours, unfiltered
+from benchmarks.stability import (
+    BLINKS,
+    DEFAULT,
+    NONE,
+    ONE_EURO,
+    OURS,
+    Films,
+    Track,
+    at_rest,
+    euro,
+    motion_of,
+    ours,
+    unfiltered,
+)
 
 
 def plots(report: Report, folder: Path) -> None:
@@ -68,7 +81,7 @@ def _signals(films: Films, topology: str, path: Path) -> None:
     fig, axes = figure(2, rows=2, width=5.6, height=3.2)
     tracks = films.tracks[OURS]
     filters = {NONE: unfiltered, ONE_EURO: euro(), OURS: ours(DEFAULT, topology)}
-    rest = unfiltered(tracks[films.rest.name])[5:].mean(axis=0)
+    rest = at_rest(tracks[films.still.name])
     still, moving, jump, film = films.still, films.motions[-1], films.steps[-1], tracks["film"]
     for name, smooth in filters.items():
         style = {"color": ink(name), "label": name, "lw": 1.1}
@@ -100,9 +113,8 @@ def _height(clip: scenes.Clip) -> float:
     return float(clip.value(clip.times[-1:])[0] / scenes.EYE_DISTANCE)
 
 
-def _around_a_blink(film) -> tuple[float, float]:
-    found = signals.blinks(signals.openness(unfiltered(film)), film.times)
-    middle = film.times[found[len(found) // 2]] if found else film.times[len(film.times) // 2]
+def _around_a_blink(film: Track) -> tuple[float, float]:
+    middle = BLINKS[1] if film.times[-1] > BLINKS[1] else film.times[-1] / 2
     return middle - 1.0, middle + 1.0
 
 

@@ -134,8 +134,6 @@ def plots(report: Report, folder: Path) -> None:
     ax.set_xlabel("seconds since the command")
     ax.set_ylabel("resident memory, MiB")
     ax.set_ylim(bottom=0)
-    ax.axvline(
-        report.results["first_frame"].median / 1e3, color="black", lw=0.8, ls="--", label="first frame (of a cold film)"
-    )
+    ax.axvline(report.results["first_frame"].median / 1e3, color="black", lw=0.8, ls="--", label="first frame, median")
     ax.legend(fontsize=8, frameon=False)
     save(fig, folder / "startup.png")

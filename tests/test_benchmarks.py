@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 pytest.importorskip("matplotlib", reason="the benchmarks draw with matplotlib")
 
 from benchmarks import scenes, signals
-from benchmarks.contract import Report, Timing, markdown, page, timed
+from benchmarks.__main__ import app
+from benchmarks.contract import ROOT, Report, Timing, markdown, page, timed
 from benchmarks.films import SIZES, make
 from benchmarks.mesh_map import MeshMap
 from benchmarks.one_euro import one_euro
-from benchmarks.peers import MESH_TO_68
-from benchmarks.stability import Track, blink_depth, euro, jitter_at, motion_of, ours, unfiltered
+from benchmarks.peer_environments import python_of
+from benchmarks.peers import MESH_TO_68, Peer, film, open_peers, table
+from benchmarks.pipeline import STAGES, judge
+from benchmarks.stability import BLINKS, Track, blink_depth, euro, jitter_at, motion_of, ours, unfiltered
 from tabrt.bench import bench, milliseconds
+from tabrt.detector import Detector
 from tabrt.engine import FakeEngine, ModelCard
+from tabrt.errors import TabrtError
 
 TIMES = np.arange(120) / 30
 FACE = np.random.default_rng(0).uniform(100, 200, (68, 2))
@@ -79,23 +88,29 @@ def eyes(openness: np.ndarray) -> np.ndarray:
     return points
 
 
-def test_blinks_are_found_and_their_depth_is_kept_or_lost():
+def test_a_blink_keeps_its_depth_or_loses_it():
     opened = np.full(len(TIMES), 0.3)
     opened[[40, 41]] = 0.05, 0.1
     opened[90] = 0.0
-    opened[70] = 0.25  # no blink
+    opened[70] = 0.29  # no blink: noise
+    at = [40 / 30 + 0.1, 70 / 30, 90 / 30, 99.0]  # the first is shown earlier than it was seen, the last not at all
     assert signals.openness(eyes(opened)) == pytest.approx(opened)
-    assert signals.blinks(opened, TIMES) == [40, 90]
-    assert signals.surviving_depth(opened, opened, TIMES) == pytest.approx([1, 1])
+    depths = signals.blink_depths(opened, opened, TIMES, at)
+    assert np.array(depths) == pytest.approx(np.array([[5 / 6, 1], [1, 1]]))
     half = 0.3 - (0.3 - opened) / 2
-    assert signals.surviving_depth(opened, half, TIMES) == pytest.approx([0.5, 0.5])
-    late = np.roll(half, 3)
-    assert signals.surviving_depth(opened, late, TIMES) == pytest.approx([0.5, 0.5])
-    assert blink_depth(Track(TIMES, eyes(opened)), unfiltered) == {
-        "blinks": 2,
-        "median": pytest.approx(100),
-        "least": pytest.approx(100),
-    }
+    for late in (half, np.roll(half, 3)):
+        assert [kept for _, kept in signals.blink_depths(opened, late, TIMES, at)] == pytest.approx([0.5, 0.5])
+
+
+def test_the_blinks_of_the_film_are_looked_at_where_they_are():
+    times = np.arange(0, 19.6, 1 / 24)
+    opened = np.full(len(times), 0.3)
+    for blink in BLINKS:
+        opened[np.abs(times - blink).argmin()] = 0.1
+    told = blink_depth(Track(times, eyes(opened)), unfiltered)
+    assert told["blinks"] == len(BLINKS)
+    assert (told["raw"], told["median"], told["least"]) == pytest.approx((200 / 3, 100, 100))
+    assert blink_depth(Track(times, eyes(np.full(len(times), 0.3))), unfiltered)["blinks"] == 0
 
 
 # Filters
@@ -156,13 +171,26 @@ def test_a_moved_face_lies_where_the_truth_says():
     assert np.abs(np.roll(rest, shifts[3], axis=1)[:, 100:500].astype(int) - frame[:, 100:500]).max() <= 2
 
 
-def test_a_film_with_faces_has_its_size_and_length(tmp_path: Path):
+@pytest.mark.parametrize("faces", [0, 1, 4])
+def test_a_film_has_its_size_and_length_and_shows_its_faces(tmp_path: Path, faces: int):
     from tabrt.video import open_film
 
-    with open_film(make(tmp_path / "f.mp4", SIZES["360p"], 4, 3)) as film:
+    with open_film(make(tmp_path / "f.mp4", SIZES["360p"], faces, 3)) as film:
         frames = list(film)
         assert (film.width, film.height, len(frames)) == (640, 360, 3)
-        assert frames[0].image[180:, :, :].std() > 20
+    with closing(Detector()) as detector:
+        assert len(detector(frames[0].image, 8, thorough=True)) == faces
+
+
+def test_more_faces_than_one_must_cost_less_than_as_many_times_one():
+    def row(faces: int, network: float) -> dict:
+        stages = {**dict.fromkeys(STAGES, 1.0), "network": network}
+        return {"size": "360p", "faces": faces, "milliseconds": stages}
+
+    report = Report("pipeline", "quick", None, {"rows": [row(0, 0), row(1, 6.0), row(4, 16.0), row(8, 80.0)]}, [2])
+    judge(report)
+    assert report.wins == ["360p: 4 faces cost the tracker 2.00 times what one costs"]
+    assert report.losses == ["360p: 8 faces cost the tracker 8.40 times what one costs"]
 
 
 def test_a_linear_map_of_a_mesh_is_learned_in_any_pose():
@@ -181,13 +209,109 @@ def test_a_linear_map_of_a_mesh_is_learned_in_any_pose():
     assert error < 0.5 * np.abs(posed(mesh)[250:, MESH_TO_68] - posed(target)[250:]).mean()
 
 
+# Peers
+
+FAKE_WORKER = """
+import sys
+sys.path.insert(0, sys.argv[1].rpartition("/")[0])
+import peer_worker
+
+def fake():
+    films = [0]
+
+    def run(image, time, box):
+        print("what a library prints")
+        if image.max() == 0:
+            sys.exit(1)
+        return [(float(image.mean()), -1.0 if time is None else time), (films[0], image.shape[1])], box
+
+    def reset():
+        films[0] += 1
+
+    return run, reset
+
+peer_worker.PEERS = {"mediapipe": fake}
+peer_worker.main(sys.argv[2], int(sys.argv[3]))
+"""
+
+
+@pytest.fixture
+def fake_peer(tmp_path: Path, monkeypatch):
+    """The real worker and pipes, with a peer of our own in the place of MediaPipe."""
+    (tmp_path / "worker.py").write_text(FAKE_WORKER)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} {tmp_path}/worker.py "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr("benchmarks.peers.python_of", lambda name: python)
+    with closing(Peer("mediapipe", 1)) as peer:
+        yield peer
+
+
+def test_a_peer_sees_pictures_frames_and_where_films_begin(fake_peer):
+    image = np.full((4, 6, 3), 10, np.uint8)
+    assert fake_peer(image).tolist() == [[10, -1], [0, 6]]
+    assert fake_peer.seconds > 0
+    fake_peer.start()
+    assert fake_peer(image[:, ::-2], 0.25, box=(1, 2, 3, 4)).tolist() == [[10, 0.25], [1, 3]]
+    assert fake_peer.box == [1, 2, 3, 4]
+
+
+def test_a_peer_that_ends_names_the_remedy(fake_peer):
+    with pytest.raises(TabrtError, match=r"python -m benchmarks\.peer_environments"):
+        fake_peer(np.zeros((4, 6, 3), np.uint8))
+
+
+def test_a_peer_without_an_environment_is_passed_over_with_the_remedy(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("benchmarks.peers.python_of", lambda name: tmp_path / "nothing")
+    notes: list[str] = []
+    with ExitStack() as stack:
+        assert open_peers(stack, 1, notes) == {}
+    assert len(notes) == 3 and all("python -m benchmarks.peer_environments" in note for note in notes)
+
+
+@pytest.mark.skipif(not python_of("mediapipe").is_file(), reason="made by python -m benchmarks.peer_environments")
+def test_face_landmarker_gives_the_points_of_the_mesh_it_was_made_of():
+    program = f"""
+import sys; sys.path.insert(0, {str(ROOT / "benchmarks")!r})
+import cv2, mediapipe, numpy, peer_worker
+image = cv2.imread({str(scenes.PORTRAIT)!r})
+run, _ = peer_worker.face_landmarker()
+mesh = mediapipe.solutions.face_mesh.FaceMesh(static_image_mode=True, max_num_faces=1)
+found = mesh.process(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)).multi_face_landmarks[0].landmark
+print(numpy.abs(numpy.subtract(run(image, None, None)[0], peer_worker._in_pixels(found, image))).max())
+"""
+    done = subprocess.run([python_of("mediapipe"), "-c", program], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 0.01
+
+
+def test_the_frames_shown_to_peers_have_a_face_in_the_middle():
+    frame = film(1)[0]
+    assert frame.image.shape == (480, 640, 3)
+    with closing(Detector()) as detector:
+        assert detector(frame.image, 1)[0].centre == pytest.approx((320, 280), abs=90)
+
+
+def test_the_table_of_peers_takes_only_accounts_of_the_same_model(tmp_path: Path):
+    timing = Timing.of([0.004])
+    report = Report("peers", "quick", ModelCard(name="a"), {"milliseconds": {"1": {"tabrt": timing}}}, [1])
+    report.folder = tmp_path
+    row = {"method": "tabrt", "boxes": "detector", "map": "to_68", "nme": 0.0391, "nme_inner": 0.03}
+    for name, shown in (("a", True), ("b", False)):
+        other = Report("accuracy", "quick", ModelCard(name=name), {"rows": [row]}, [1])
+        other.folder = tmp_path
+        other.write("")
+        assert ("3.91" in table(report)) is shown
+
+
 # Contract
 
 
 def test_an_account_says_where_and_how_it_was_measured(tmp_path: Path):
     results = {"ms": Timing.of([0.001, 0.002, 0.003]), "none": float("inf"), "array": np.arange(2)}
-    report = Report("latency", "quick", ModelCard(name="m"), results, [2], losses=["slower than light"])
-    report.write(tmp_path, markdown(["", "ms"], [["a", results["ms"]], ["b", None]]))
+    report = Report(
+        "latency", "quick", ModelCard(name="m"), results, [2], losses=["slower than light"], folder=tmp_path
+    )
+    report.write(markdown(["", "ms"], [["a", results["ms"]], ["b", None]]))
     account = json.loads((tmp_path / "latency.json").read_text())
     assert account["format"] == "tabrt-benchmark"
     assert account["results"] == {
@@ -228,3 +352,20 @@ def test_bench_times_an_engine_and_names_the_papers_figure(monkeypatch):
     assert "27 ms" in lines[-1]
     lower, median, upper = milliseconds(fake, 1, 3)
     assert 0 < lower <= median <= upper
+
+
+def test_a_gpu_slower_than_the_paper_fails_the_command_and_a_cpu_does_not(monkeypatch):
+    pytest.importorskip("torch", reason="the network is torch's")
+    from benchmarks import latency
+
+    def row(milliseconds: float, **more) -> dict:
+        return {"hourglasses": 1, "precision": "fp16", "milliseconds": Timing.of([milliseconds / 1e3]), **more}
+
+    cpu = row(99.0, batch=1, threads=2, engine="onnxruntime", build="tab1", width="full") | {"precision": "fp32"}
+    for gpu, failed in ((16.0, 0), (18.0, 1)):
+        report = Report("latency", "quick", None, {"gpu": [row(gpu)], "rows": [cpu]}, [2])
+        latency.judge(report)
+        assert len(report.failed) == failed
+        assert len(report.losses) == 1
+        monkeypatch.setattr("benchmarks.__main__.measure", lambda *_, report=report: not report.failed)
+        assert CliRunner().invoke(app, ["latency", "--smoke"]).exit_code == failed
