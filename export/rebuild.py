@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from tabrt.engine import MODEL_FOLDER, MODELS, PRECISIONS, int8_file
 from tabrt.errors import TabrtError
 from tabrt.geometry import Box, Crop
-from tabrt.network.checkpoint import write_atomically
+from tabrt.network.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from tabrt.network.export import convert
 from tabrt.network.parity import BOUNDS, sample_crops
 from training.sets import shared_faces
@@ -45,8 +46,23 @@ def checkpoints(what: str) -> list[Path]:
 def rebuild(paths: list[Path], out: Path, faces: Path | None) -> list[Variant]:
     """Convert checkpoints to every precision. int8 is calibrated on `faces`, or on the demo film without them."""
     crops = sample_crops()
+    paths = [rounded(path, out) for path in paths]
     calibration = crops if faces is None else calibration_crops(faces)
     return [_variant(path, precision, out, crops, calibration) for path in paths for precision in PRECISIONS]
+
+
+def rounded(checkpoint: Path, out: Path) -> Path:
+    """A checkpoint as it ships, named after its card in `out`: its kernels are rounded to what float16 holds exactly.
+
+    So the ONNX file made of it is half as large, and still computes just what the checkpoint does.
+    """
+    network, card = load_checkpoint(checkpoint)
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.weight.data = module.weight.data.half().float()
+    path = out / f"{card.name}.safetensors"
+    save_checkpoint(path, network, card)
+    return path
 
 
 def _variant(checkpoint: Path, precision: str, out: Path, crops: np.ndarray, calibration: np.ndarray) -> Variant:
@@ -80,7 +96,8 @@ def calibration_crops(faces: Path, count: int = CALIBRATION_FACES) -> np.ndarray
 
 
 def ship(variants: list[Variant], accurate: Collection[str]) -> None:
-    """Put the float32 models where the package keeps them, and beside them in int8 those that are named `accurate`.
+    """Put the float32 models where the package keeps them, with their checkpoints, and beside them in int8 those that
+    are named `accurate`.
 
     An int8 file of older weights does not stay.
     """
@@ -94,5 +111,7 @@ def ship(variants: list[Variant], accurate: Collection[str]) -> None:
                 target.unlink(missing_ok=True)
                 print(f"{target} does not ship: it is not known to be as accurate as float32, and faster")
                 continue
+        else:
+            shutil.copyfile(variant.checkpoint, target.with_suffix(".safetensors"))
         shutil.copyfile(variant.path, target)
         print(f"{target} written")

@@ -23,7 +23,7 @@ from tabrt.heatmaps import DECODINGS, render, render_logits
 from tabrt.topology import BOUNDARY_CHANNELS, topology_named
 
 MODEL_FOLDER = Path(__file__).parent / "models"
-MODELS = {name: MODEL_FOLDER / f"{name}.onnx" for name in ("tab1-lite",)}
+MODELS = {name: MODEL_FOLDER / f"{name}.onnx" for name in ("tab1-lite", "tab2-lite")}
 ENGINES = {name: f"tabrt.engines.{name}" for name in ("onnxruntime", "openvino", "tensorrt", "torch")}
 PRECISIONS = ("fp32", "fp16", "int8")
 

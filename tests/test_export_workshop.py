@@ -43,18 +43,20 @@ def test_int8_ships_only_if_it_is_as_accurate(tmp_path: Path, monkeypatch, nme: 
     installed = tmp_path / "models" / "tab1-lite.onnx"
     for folder in (single.parent, installed.parent):
         folder.mkdir()
-    for path in (single, small):
+    checkpoint = single.with_suffix(".safetensors")
+    for path in (single, small, checkpoint):
         path.write_text(f"new {path.name}")
     old = installed.with_name("tab1-lite-int8.onnx")
     old.write_text("of older weights")
     monkeypatch.setattr(export.rebuild, "MODELS", {"tab1-lite": installed})
     variants = [
-        Variant("tab1-lite", tmp_path, precision, path)
+        Variant("tab1-lite", checkpoint, precision, path)
         for precision, path in (("fp32", single), ("fp16", None), ("int8", small))
     ]
     rows = [_row(), _row(engine="openvino", milliseconds={**TIMES, "2×1": 1.0}), _int8(2.0, nme)]
     export.rebuild.ship(variants, accurate_in_int8(rows))
     assert installed.read_text() == "new tab1-lite.onnx"
+    assert installed.with_suffix(".safetensors").read_text() == "new tab1-lite.safetensors"
     assert (old.read_text() == "new tab1-lite-int8.onnx") if ships else not old.exists()
 
 
@@ -92,13 +94,16 @@ def test_rebuilding_and_comparing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(export.parity, "CPU_ENGINES", ("onnxruntime",))
     monkeypatch.setattr(export.parity, "THREADS", (1,))
     monkeypatch.setattr("export.plot.FASTEST", "1×1")
-    variants = rebuild([random_checkpoint(tmp_path)], tmp_path / "out", None)
+    variants = rebuild([random_checkpoint(tmp_path, name="random1")], tmp_path / "out", None)
     assert [variant.precision for variant in variants] == ["fp32", "fp16", "int8"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "random1-fp16.onnx",
         "random1-int8.onnx",
         "random1.onnx",
+        "random1.safetensors",
     ]
+    # A million weights, in two bytes each.
+    assert variants[0].path.stat().st_size < 0.6 * (tmp_path / "out" / "random1.safetensors").stat().st_size
     assert "beyond 0.6" in variants[2].note
     rows = compare(variants, None, "smoke")
     assert [(row.engine, row.precision) for row in rows] == [

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from onnx import numpy_helper
 
 from tabrt.engine import CARD_KEY, MODEL_FOLDER, PRECISIONS, ModelCard, has_cuda
 from tabrt.errors import TabrtError
@@ -141,6 +142,8 @@ def convert(checkpoint: str | Path, precision: str, crops: np.ndarray, calibrati
         model, float_layers = to_half(model, truth, crops, card)
     if precision == "int8":
         model = to_int8(model, calibration)
+    if precision == "fp32":
+        _store_in_half(model)
     write_card(model, card)
     data = model.SerializeToString()
     onnx.checker.check_model(data, full_check=True)
@@ -209,6 +212,24 @@ def _name_nodes(model: onnx.ModelProto) -> None:
     for value in (graph, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         del value.metadata_props[:]
         value.doc_string = ""
+
+
+def _store_in_half(model: onnx.ModelProto) -> None:
+    """Keep the kernels that float16 holds exactly in float16: half the file, and engines widen them as they load it."""
+    casts = []
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype != np.float32 or values.ndim != 4:
+            continue
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if np.array_equal(half.astype(np.float32), values):
+            name = tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(half, f"{name}/half"))
+            casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], name, to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
 
 
 def write_card(model: onnx.ModelProto, card: ModelCard) -> None:
