@@ -2,8 +2,9 @@
 
 A face moves in two ways. As a whole it shifts, turns and grows: four numbers, known from all points at once and so
 almost free of noise; they are followed closely. Within the face little moves, and seldom: the shape, seen in the face's
-own frame, is smoothed hard, which costs no lag when the head moves. Points that move together (an eye's lids, the lips)
-share one filter, so that a single look at its innovation tells a blink from noise; motion passes at once.
+own frame, is smoothed hard, which costs no lag when the head moves. Points that move together (an eye's lids, a lip)
+share one filter and one measured noise, so that a single look at its innovation tells a blink from noise; motion passes
+at once.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ POINT_NOISE = 0.004  # standard deviation of a point of full confidence in the f
 LEAST_NOISE, MOST_NOISE = 0.001, 0.01  # what may be measured
 NOISE_QUANTILE = 0.4  # of the frames: the stillest tell the noise
 NOISE_RATE = 0.1  # per frame, of the logarithm of its variance
+LOUDEST = 2.0  # times the usual group's noise that one group is believed to have: what is more, is motion
 POSE_SHARE = 0.4  # noise of what all points share, the crop's own jitter, over that of a point
-POSE_DRIFT = 0.02  # 1/s³: spectral density of the acceleration always expected of the face …
+POSE_DRIFT = 0.0005  # 1/s³: spectral density of the acceleration always expected of the face …
 POINT_DRIFT = 5e-5  # … and of a point within the face: little, for what is more is told by the innovations
 POINT_PERSISTENCE = 0.1  # s, after which a point's velocity within the face is gone: lips and lids turn back soon
 MOTION = 4.0  # standard deviations above its expected square at which an innovation is motion, not noise
 LEANING = 0.4  # share of the newest innovation in their running mean, which tells slow motion
-STRONGEST = 8.0  # factor on the measured noise at strength 1; 2 at a half
-QUICK_SHARE = 0.385  # of that factor for lids and lips, which turn back faster than a filter can learn
+STRONGEST = 10.0  # factor on the measured noise at strength 1; 2.5 at a half
+QUICK_SHARE = 0.3  # of that factor for lids and lips, which turn back faster than a filter can learn
 LONGEST_STEP = 0.5  # s: after a longer gap the filters start anew
 LEAST_CONFIDENCE = 0.1
 
@@ -73,8 +75,8 @@ class Smoother:
         centre = seen.mean()
         size = max(SIZE_PER_RADIUS * math.sqrt(_power(seen - centre).mean()), 1e-6)
         shape = (seen - centre) / size
-        self._variance = POINT_NOISE**2
-        self._before = [shape, shape]  # the last two frames, in the face's own frame
+        self._variances = np.full(len(self._sizes), POINT_NOISE**2)
+        self._before = [shape] * 3  # the last three frames, in the face's own frame
         blocks = np.concatenate([[0, 0], 1 + self._group])  # the pose, then the groups
         deviations = np.full(1 + len(self._sizes), POINT_NOISE)
         deviations[0] = POSE_SHARE * POINT_NOISE * size
@@ -86,11 +88,10 @@ class Smoother:
         shape = kalman.positions[2:]
         offset, turn = fit_similarity(shape, seen, confidence)
         inside = (seen - offset) / turn if turn else shape  # in the face's own frame
-        self._measure_noise(inside, confidence)
-        variance = self._strength**2 * self._variance
-        variances = np.empty(1 + len(self._sizes))
-        variances[0] = variance * (POSE_SHARE * size) ** 2
-        variances[1:] = variance * (self._shares / self._means(confidence)) ** 2
+        self._measure_noise(inside)
+        usual = median(self._variances.tolist())
+        believed = np.minimum(self._variances, LOUDEST**2 * usual) * (self._shares / self._means(confidence)) ** 2
+        variances = self._strength**2 * np.concatenate([[usual * (POSE_SHARE * size) ** 2], believed])
         kalman.update(np.concatenate([[offset, turn], inside]), variances, step)
         positions = kalman.positions
         return positions[0] + positions[1] * positions[2:]
@@ -99,17 +100,17 @@ class Smoother:
         """The mean of values (L,) in each group."""
         return np.bincount(self._group, values) / self._sizes
 
-    def _measure_noise(self, inside: np.ndarray, confidence: np.ndarray) -> None:
-        """Follow the variance of a point of full confidence, which differs between cameras and faces.
+    def _measure_noise(self, inside: np.ndarray) -> None:
+        """Follow the variance of noise of each group: a network sees eyes better than lips, and cameras differ.
 
-        The second difference of white noise has six times its variance; that of steady motion is nothing. The median
-        of the groups leaves out a talking mouth, the quantile over time a turning head.
+        The third difference of white noise has twenty times its variance; that of motion, even of talking lips, is
+        little. The quantile over time leaves out what moves now and then.
         """
-        bend = _power((inside - 2 * self._before[1] + self._before[0]) * confidence) / 12
-        self._before = [self._before[1], inside]
-        louder = median(self._means(bend).tolist()) > self._variance
-        change = NOISE_RATE * (NOISE_QUANTILE if louder else NOISE_QUANTILE - 1)
-        self._variance = min(max(self._variance * math.exp(change), LEAST_NOISE**2), MOST_NOISE**2)
+        oldest, older, last = self._before
+        self._before = [older, last, inside]
+        bend = self._means(_power(inside - oldest + 3 * (older - last))) / 40
+        change = NOISE_RATE * np.where(bend > self._variances, NOISE_QUANTILE, NOISE_QUANTILE - 1)
+        self._variances = np.clip(self._variances * np.exp(change), LEAST_NOISE**2, MOST_NOISE**2)
 
 
 class _Filter:
@@ -190,13 +191,16 @@ def _power(numbers: np.ndarray) -> np.ndarray:
 
 
 def motion_groups(topology: Topology) -> list[np.ndarray]:
-    """Points that move together: a brow, an eye, the nose, the lips, a third of the jaw, and those on no boundary."""
+    """Points that move together: a brow, an eye, the nose, a lip, a third of the jaw, and those on no boundary."""
     groups: dict[str, list[int]] = {}
+    taken: set[int] = set()  # the corners of the mouth go with the upper lip
     for name, line in topology.boundaries.items():
-        part = "lips" if "lip" in name else name.rsplit(maxsplit=1)[0]  # "left eye upper" is of "left eye"
-        groups.setdefault(part, []).extend(line)
+        *part, side = name.split()
+        group = f"{side} lip" if "lip" in part else " ".join(part) or side  # "left eye upper" is of "left eye"
+        groups.setdefault(group, []).extend(point for point in line if point not in taken)
+        taken.update(line)
     jaw = np.array_split(np.array(groups.pop("jaw", []), int), 3)
-    found = [*jaw, *(np.unique(group) for group in groups.values())]
+    found = [*jaw, *map(np.array, groups.values())]
     rest = np.setdiff1d(np.arange(topology.points), np.concatenate(found))
     return [group for group in (*found, rest) if len(group)]
 
