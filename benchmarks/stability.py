@@ -27,7 +27,7 @@ from tabrt.topology import topology_named
 from tabrt.tracker import Tracker
 from tabrt.video import open_film
 
-DEFAULT = 0.5  # tabrt's own default strength
+DEFAULT = 0.7  # tabrt's own default strength
 SETTLED = 0.5  # s: what is not counted while filters start
 STEPS = (0.1, 0.5)  # eye distances
 BLINKS = (6.38, 8.43, 10.34, 12.01, 16.10)  # s, in the demo film: found by eye, so that no network decides what counts

@@ -54,7 +54,7 @@ def rebuild(paths: list[Path], out: Path, faces: Path | None) -> list[Variant]:
 def rounded(checkpoint: Path, out: Path) -> Path:
     """A checkpoint as it ships, named after its card in `out`: its kernels are rounded to what float16 holds exactly.
 
-    So the ONNX file made of it is half as large, and still computes just what the checkpoint does.
+    So the ONNX file made of it is smaller, and still computes just what the checkpoint does.
     """
     network, card = load_checkpoint(checkpoint)
     for module in network.modules():

@@ -88,7 +88,7 @@ def video(
     width: ModelWidth = None,
     engine: EngineOption = "auto",
     faces: Faces = 4,
-    smoothing: Smoothing = 0.5,
+    smoothing: Smoothing = 0.7,
     threads: Threads = None,
 ) -> None:
     """Track the faces of a film: the film with 98 points drawn on each, and the numbers in a file."""
@@ -201,7 +201,7 @@ def live(
     width: ModelWidth = None,
     engine: EngineOption = "auto",
     faces: Faces = 4,
-    smoothing: Smoothing = 0.5,
+    smoothing: Smoothing = 0.7,
     threads: Threads = None,
 ) -> None:
     """Follow the faces in front of a camera. Keys: q quit, space pause, s snapshot, r record, b boundaries, h help."""

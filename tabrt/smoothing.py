@@ -40,10 +40,10 @@ LEAST_CONFIDENCE = 0.1
 class Smoother:
     """Smooths one face's points from frame to frame.
 
-    strength: 0 leaves the points exactly as they are, 0.5 is the default, 1 the steadiest.
+    strength: 0 leaves the points exactly as they are, 0.7 is the default, 1 the steadiest.
     """
 
-    def __init__(self, strength: float = 0.5, topology: Topology = WFLW98):
+    def __init__(self, strength: float = 0.7, topology: Topology = WFLW98):
         self._strength = STRONGEST * strength**2
         groups = motion_groups(topology)
         quick = [*topology.left_eye, *topology.right_eye, *topology.mouth]

@@ -108,7 +108,7 @@ class Tracker:
         model: str | Path = "tab1-lite",
         engine: str | Engine = "auto",
         faces: int = 4,
-        smoothing: float = 0.5,
+        smoothing: float = 0.7,
         threads: int | None = None,
         boundaries: bool = False,
         detector: Detector | None = None,

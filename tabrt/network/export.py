@@ -215,7 +215,7 @@ def _name_nodes(model: onnx.ModelProto) -> None:
 
 
 def _store_in_half(model: onnx.ModelProto) -> None:
-    """Keep the kernels that float16 holds exactly in float16: half the file, and engines widen them as they load it."""
+    """Keep in float16 the kernels that it holds exactly, an eighth off the file; engines widen them as they load it."""
     casts = []
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor)
