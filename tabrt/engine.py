@@ -178,9 +178,9 @@ def check_crops(crops: np.ndarray) -> None:
 
 
 def in_batches(
-    run: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], crops: np.ndarray, card: ModelCard
-) -> tuple[np.ndarray, np.ndarray]:
-    """Landmark and boundary maps of any number of crops, by runs of at most MAX_BATCH."""
+    run: Callable[[np.ndarray], tuple[np.ndarray, ...]], crops: np.ndarray, card: ModelCard
+) -> tuple[np.ndarray, ...]:
+    """Landmark and boundary maps, or those of them that `run` gives, of any number of crops, MAX_BATCH at a time."""
     check_crops(crops)
     shape = (HEATMAP_SIZE, HEATMAP_SIZE)
     if len(crops) == 0:
@@ -188,8 +188,7 @@ def in_batches(
     if len(crops) <= MAX_BATCH:
         return run(np.ascontiguousarray(crops))
     parts = [run(np.ascontiguousarray(crops[i : i + MAX_BATCH])) for i in range(0, len(crops), MAX_BATCH)]
-    landmarks, boundaries = zip(*parts, strict=True)
-    return np.concatenate(landmarks), np.concatenate(boundaries)
+    return tuple(np.concatenate(maps) for maps in zip(*parts, strict=True))
 
 
 def load_engine(model: str | Path = "tab1-lite", engine: str = "auto", threads: int | None = None) -> Engine:

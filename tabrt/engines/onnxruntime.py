@@ -41,24 +41,27 @@ class OnnxRuntimeEngine:
             log.warning("%s is in int8 and this CPU has no VNNI: points may be off; use a float32 model", path.name)
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
-        return self.both(crops)[0]
+        return self._maps(crops, "landmarks")[0]  # the others are not even written
 
     def boundaries(self, crops: np.ndarray) -> np.ndarray:
         return self.both(crops)[1]
 
     def both(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self._maps(crops, "landmarks", "boundaries")
+
+    def _maps(self, crops: np.ndarray, *outputs: str) -> tuple[np.ndarray, ...]:
         session = self._session
         if session is None:
             raise TabrtError("the engine is closed; load it again with load_engine")
-        return in_batches(lambda batch: tuple(_run(session, batch)), crops, self.card)
+        return in_batches(lambda batch: tuple(_run(session, batch, outputs)), crops, self.card)
 
     def close(self) -> None:
         self._session = None
 
 
-def _run(session: onnxruntime.InferenceSession, batch: np.ndarray) -> list[np.ndarray]:
+def _run(session: onnxruntime.InferenceSession, batch: np.ndarray, outputs: tuple[str, ...]) -> list[np.ndarray]:
     try:
-        return session.run(["landmarks", "boundaries"], {"crops": batch})
+        return session.run(list(outputs), {"crops": batch})
     except Exception as error:
         raise TabrtError(f"the model failed while running: {_first_line(error)}; export it again") from error
 
