@@ -292,7 +292,9 @@ def test_two_processes_give_the_gradient_of_one_with_the_whole_batch(tmp_path, u
         assert process.exitcode == 0
     one, two = (torch.load(tmp_path / f"{world}.pt", weights_only=True) for world in (1, 2))
     assert one.keys() == two.keys()
-    for name in one:
+    # A softmax takes no notice of the last bias: its gradient is 0, and what stands there is rounding.
+    assert all(float(grads["model.balt.out.bias"].abs().max()) < 1e-7 for grads in (one, two))
+    for name in one.keys() - {"model.balt.out.bias"}:
         torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-6 * float(one[name].abs().max()) + 1e-9)
 
 
