@@ -23,7 +23,8 @@ from tabrt.errors import EngineUnavailable, TabrtError
 from tabrt.geometry import CROP_SIZE, Crop
 from tabrt.network import Tab, TabConfig
 from tabrt.network.checkpoint import load_checkpoint, save_checkpoint
-from tabrt.network.export import export_onnx, to_int8, to_onnx, write_card
+from tabrt.network.export import export_onnx, to_onnx, write_card
+from tabrt.network.int8 import to_int8
 from tabrt.network.parity import HALF_PARTS, sample_crops
 from tabrt.video import open_film
 

@@ -22,12 +22,11 @@ from benchmarks.peers import Peer, open_peers, ours_68, peer_68
 from tabrt.app import DEMO_FILM
 from tabrt.engine import available_threads
 from tabrt.faces import Frame
-from tabrt.smoothing import Smoother
+from tabrt.smoothing import DEFAULT_STRENGTH, Smoother
 from tabrt.topology import topology_named
 from tabrt.tracker import Tracker
 from tabrt.video import open_film
 
-DEFAULT = 0.7  # tabrt's own default strength
 SETTLED = 0.5  # s: what is not counted while filters start
 STEPS = (0.1, 0.5)  # eye distances
 BLINKS = (6.38, 8.43, 10.34, 12.01, 16.10)  # s, in the demo film: found by eye, so that no network decides what counts
@@ -282,7 +281,7 @@ def run(effort: str, model: str, faces: Path | None) -> Report:
         "curves": {"tabrt": curve, "one_euro": grid, "chosen": chosen},
         "rates": _rates(rate_clips(effort), films, card.topology),
         "missed_frames": films.missed,
-        "default": DEFAULT,
+        "default": DEFAULT_STRENGTH,
     }
     report = Report("stability", effort, card, results, [threads], notes=notes, behind=films)
     judge(report)
@@ -292,7 +291,7 @@ def run(effort: str, model: str, faces: Path | None) -> Report:
 def _chosen(films: Films, topology: str) -> dict[str, dict]:
     """The figures of each thing a user could choose: tabrt at its default, the same points otherwise, and the peers."""
     options = {
-        OURS: (OURS, ours(DEFAULT, topology)),
+        OURS: (OURS, ours(DEFAULT_STRENGTH, topology)),
         ONE_EURO: (OURS, euro()),
         NONE: (OURS, unfiltered),
         **{name: (name, unfiltered) for name in films.tracks if name != OURS},
@@ -310,7 +309,7 @@ def _chosen(films: Films, topology: str) -> dict[str, dict]:
 
 def _rates(clips: dict[str, scenes.Clip], films: Films, topology: str) -> dict[str, dict[str, dict]]:
     rest = at_rest(films.tracks[OURS][films.still.name])
-    filters = {OURS: ours(DEFAULT, topology), ONE_EURO: euro(), NONE: unfiltered}
+    filters = {OURS: ours(DEFAULT_STRENGTH, topology), ONE_EURO: euro(), NONE: unfiltered}
     return {
         name: {rate: rate_figures(clips, tracks, rest, smooth) for rate, tracks in films.rated.items()}
         for name, smooth in filters.items()

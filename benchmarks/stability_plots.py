@@ -11,7 +11,6 @@ from benchmarks.contract import Report
 from benchmarks.plots import bars, figure, ink, save
 from benchmarks.stability import (
     BLINKS,
-    DEFAULT,
     NONE,
     ONE_EURO,
     OURS,
@@ -23,6 +22,7 @@ from benchmarks.stability import (
     ours,
     unfiltered,
 )
+from tabrt.smoothing import DEFAULT_STRENGTH
 
 
 def plots(report: Report, folder: Path) -> None:
@@ -69,7 +69,7 @@ def _marker(name: str) -> dict:
         "ms": 12 if name == ONE_EURO else 7,
         "mfc": "none" if hollow else ink(name),
         "mec": ink(name) if hollow else "white",
-        "label": f"tabrt, default {DEFAULT:g}" if name == OURS else name,
+        "label": f"tabrt, default {DEFAULT_STRENGTH:g}" if name == OURS else name,
     }
 
 
@@ -80,7 +80,7 @@ def _pairs(points: list[dict], key: str) -> tuple[list[float], list[float]]:
 def _signals(films: Films, topology: str, path: Path) -> None:
     fig, axes = figure(2, rows=2, width=5.6, height=3.2)
     tracks = films.tracks[OURS]
-    filters = {NONE: unfiltered, ONE_EURO: euro(), OURS: ours(DEFAULT, topology)}
+    filters = {NONE: unfiltered, ONE_EURO: euro(), OURS: ours(DEFAULT_STRENGTH, topology)}
     rest = at_rest(tracks[films.still.name])
     still, moving, jump, film = films.still, films.motions[-1], films.steps[-1], tracks["film"]
     for name, smooth in filters.items():

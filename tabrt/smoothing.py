@@ -33,6 +33,7 @@ MOTION = 4.0  # standard deviations above its expected square at which an innova
 LEANING = 0.4  # share of the newest innovation in their running mean, which tells slow motion
 STRONGEST = 10.0  # factor on the measured noise at strength 1; 2.5 at a half
 QUICK_SHARE = 0.3  # of that factor for lids and lips, which turn back faster than a filter can learn
+DEFAULT_STRENGTH = 0.7  # chosen from the curve of jitter against lag: benchmarks/results/stability-curve.png
 LONGEST_STEP = 0.5  # s: after a longer gap the filters start anew
 LEAST_CONFIDENCE = 0.1
 
@@ -40,10 +41,10 @@ LEAST_CONFIDENCE = 0.1
 class Smoother:
     """Smooths one face's points from frame to frame.
 
-    strength: 0 leaves the points exactly as they are, 0.7 is the default, 1 the steadiest.
+    strength: 0 leaves the points exactly as they are, 1 is the steadiest.
     """
 
-    def __init__(self, strength: float = 0.7, topology: Topology = WFLW98):
+    def __init__(self, strength: float = DEFAULT_STRENGTH, topology: Topology = WFLW98):
         self._strength = STRONGEST * strength**2
         groups = motion_groups(topology)
         quick = [*topology.left_eye, *topology.right_eye, *topology.mouth]

@@ -19,7 +19,7 @@ from tabrt.errors import TabrtError
 from tabrt.faces import Face, Frame, Scene
 from tabrt.geometry import CROP_SIZE, Box, Crop
 from tabrt.heatmaps import decode
-from tabrt.smoothing import Smoother
+from tabrt.smoothing import DEFAULT_STRENGTH, Smoother
 from tabrt.topology import topology_named
 
 # Confidence of a face: the mean of its points'. About 0.9 on a clear face, below 0.4 on anything else.
@@ -108,7 +108,7 @@ class Tracker:
         model: str | Path = "tab1-lite",
         engine: str | Engine = "auto",
         faces: int = 4,
-        smoothing: float = 0.7,
+        smoothing: float = DEFAULT_STRENGTH,
         threads: int | None = None,
         boundaries: bool = False,
         detector: Detector | None = None,

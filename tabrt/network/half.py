@@ -7,11 +7,11 @@ from collections.abc import Collection
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from tabrt.engine import ModelCard
 from tabrt.errors import TabrtError
+from tabrt.network.inside import inner_values
 from tabrt.network.parity import BOUNDS, HALF_PARTS, Shift, onnx_maps
 
 HALF_LIMIT = 30_000.0  # a layer with values beyond this stays in float32: float16 ends at 65,504
@@ -102,15 +102,8 @@ def _half_weight(weight: onnx.TensorProto, name: str) -> onnx.TensorProto:
 
 def overflowing_layers(model: onnx.ModelProto, crops: np.ndarray) -> set[str]:
     """Names of the nodes that give or take values beyond HALF_LIMIT on these crops, one crop at a time."""
-    watched = copy.deepcopy(model)
-    promised = {value.name for value in model.graph.output}
-    inner = [name for node in model.graph.node for name in node.output if name not in promised]
-    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
     large: set[str] = set()
-    for crop in crops:
-        values = session.run(inner, {"crops": crop[None]})
-        large |= {name for name, value in zip(inner, values, strict=True) if not np.abs(value).max() < HALF_LIMIT}
+    for values in inner_values(model, crops):
+        large |= {name for name, value in values.items() if not np.abs(value).max() < HALF_LIMIT}
+    large -= {value.name for value in model.graph.output}  # those are float32 as it is
     return {node.name for node in model.graph.node if large & {*node.input, *node.output}}

@@ -17,11 +17,10 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 from tabrt.geometry import CROP_SIZE, HEATMAP_SIZE
+from tabrt.network.inside import inner_values
 from tabrt.network.tab import IMAGE_MEAN, IMAGE_STD
 
-CLIPPED = (
-    5  # % of the crops whose extreme values may lie outside a value's range: one odd crop must not cost all others
-)
+CLIPPED = 5  # % of the crops whose extremes may lie outside a value's range: one odd crop must not cost all others
 PIXEL_ZERO = 114  # the grey that stands for 0: the mean of IMAGE_MEAN, so that padding is nearly what it was
 PLANES, ROWS = (0, 3, 1, 2), (0, 2, 3, 1)  # NHWC to NCHW, and back
 GROUP = 4  # pixels of a row that the first convolution takes as one, with their colours: kernels want channels by fours
@@ -88,16 +87,9 @@ def _channels(model: onnx.ModelProto) -> dict[str, int]:
 
 def _ranges(model: onnx.ModelProto, crops: np.ndarray) -> dict[str, tuple[float, float]]:
     """Lowest and highest value of everything inside a model, but for what CLIPPED leaves out."""
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    promised = {value.name for value in model.graph.output}
     names = [name for node in model.graph.node for name in node.output]
-    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in promised)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
     extremes = np.array(
-        [[(value.min(), value.max()) for value in session.run(names, {"crops": crop[None]})] for crop in crops]
+        [[(values[name].min(), values[name].max()) for name in names] for values in inner_values(model, crops)]
     )  # (crops, values, 2)
     lowest = np.percentile(extremes[..., 0], CLIPPED, axis=0)
     highest = np.percentile(extremes[..., 1], 100 - CLIPPED, axis=0)

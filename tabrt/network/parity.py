@@ -49,11 +49,16 @@ class Shift:
         return self.most if precision == "int8" else self.worst
 
 
-def onnx_maps(model: bytes, crops: np.ndarray) -> np.ndarray:
-    """Landmark maps of a serialised model in ONNX Runtime."""
+def quiet_session(model: bytes) -> onnxruntime.InferenceSession:
+    """A serialised model in ONNX Runtime, which then warns of nothing."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def onnx_maps(model: bytes, crops: np.ndarray) -> np.ndarray:
+    """Landmark maps of a serialised model in ONNX Runtime."""
+    session = quiet_session(model)
     batches = (crops[i : i + MAX_BATCH] for i in range(0, len(crops), MAX_BATCH))
     return np.concatenate([session.run(["landmarks"], {"crops": batch})[0] for batch in batches])
 
