@@ -30,7 +30,7 @@ from training.batches import Crops, Plan, collate, known_boundaries
 from training.commands import app
 from training.datasets import parse_sources, training_sets
 from training.journal import Journal
-from training.loop import learning_rate, train
+from training.loop import joined, learning_rate, train
 from training.losses import Objective, boundary_mse, landmark_cross_entropy, landmark_mse
 from training.recipes import RECIPES, Phase, Recipe, changed
 from training.relabel import mean_points, with_labels, write_labels
@@ -267,18 +267,18 @@ def gradients(rank: int, world: int, port: int, folder: str) -> None:
     }
     os.environ |= {"TORCHELASTIC_RUN_ID": "test"}
     fabric = lightning.Fabric(accelerator="cpu", devices=world, strategy="ddp" if world > 1 else "auto")
-    fabric.launch()
-    torch.manual_seed(0)
-    objective = Objective(
-        Tab(TINY), recipe(), "all", (lambda v: fabric.all_reduce(v, reduce_op="sum")) if world > 1 else None
-    )
-    wrapped = fabric.setup_module(objective).eval()  # torch has no synchronised batch normalisation on CPUs
-    share = 4 // world
-    loss, *_ = wrapped(*batch_of(share, rank * share))
-    fabric.backward(loss)
-    if rank == 0:
-        grads = {name: p.grad for name, p in objective.named_parameters()}
-        torch.save(grads, Path(folder) / f"{world}.pt")
+    with joined(fabric):
+        torch.manual_seed(0)
+        objective = Objective(
+            Tab(TINY), recipe(), "all", (lambda v: fabric.all_reduce(v, reduce_op="sum")) if world > 1 else None
+        )
+        wrapped = fabric.setup_module(objective).eval()  # torch has no synchronised batch normalisation on CPUs
+        share = 4 // world
+        loss, *_ = wrapped(*batch_of(share, rank * share))
+        fabric.backward(loss)
+        if rank == 0:
+            grads = {name: p.grad for name, p in objective.named_parameters()}
+            torch.save(grads, Path(folder) / f"{world}.pt")
 
 
 def test_two_processes_give_the_gradient_of_one_with_the_whole_batch(tmp_path, unused_port):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import lightning_fabric as lightning
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from tabrt.errors import TabrtError
 from tabrt.network import Tab, TabConfig
@@ -229,9 +230,21 @@ def launch(devices: int, nodes: int, work: Callable[[lightning.Fabric], Path]) -
     """
     strategy = "ddp" if devices * nodes > 1 else "auto"
     fabric = lightning.Fabric(devices=devices, num_nodes=nodes, strategy=strategy)
+    with joined(fabric):
+        best = work(fabric)
+        fabric.print(f"best checkpoint: {best}")
+
+
+@contextmanager
+def joined(fabric: lightning.Fabric) -> Iterator[None]:
+    """Start Fabric's processes, and let them part in order: gloo's threads abort a process that ends among them."""
     fabric.launch()
-    best = work(fabric)
-    fabric.print(f"best checkpoint: {best}")
+    try:
+        yield
+        fabric.barrier()
+    finally:
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 def native(precision: str) -> str:
