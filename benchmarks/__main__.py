@@ -54,8 +54,10 @@ def _run(names: tuple[str, ...], quick: bool, smoke: bool, model: str, faces: Pa
     if len(names) > 1 and faces is None and not LABELLED.is_dir():
         print(f"accuracy is passed over: there is no {LABELLED}; give a folder with --faces", file=sys.stderr)
         names = tuple(name for name in names if name != "accuracy")
-    if machine()["busy"] and not smoke:
-        print("warning: this machine is busy; times will be worth nothing", file=sys.stderr)
+    before = machine()
+    if before["busy"] and not smoke:
+        share = f"{100 * before['taken']:.0f} %"
+        print(f"warning: other work takes {share} of this machine; times will be worth nothing", file=sys.stderr)
     try:
         with tempfile.TemporaryDirectory() as folder:
             folder = out or (Path(folder) if smoke else RESULTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -29,7 +30,8 @@ PACKAGES = (
     *("tabrt", "numpy", "opencv-contrib-python", "mediapipe", "av", "filterpy"),
     *("onnxruntime", "openvino", "torch", "torch-tensorrt", "torch-tensorrt-rtx"),
 )
-BUSY = 0.3  # load a core before the start above which times are worth little
+BUSY = 0.15  # share of the machine that others take before the start, above which times are worth little
+LOOK = 1.0  # seconds that are looked at for it
 
 
 def pick(effort: str, full: Value, quick: Value, smoke: Value) -> Value:
@@ -122,8 +124,8 @@ def page(account: dict, table: str) -> str:
     where = f"{machine_['cpu']}, {machine_['cores']} cores, {machine_['memory_gib']} GiB, {machine_['gpu'] or 'no GPU'}"
     lines = [
         f"# {account['benchmark']}",
-        f"{where}. {account['time']}, commit {account['commit']}, `{' '.join(account['command'])}`, load before the "
-        f"start {machine_['load_before']:.1f}.",
+        f"{where}. {account['time']}, commit {account['commit']}, `{' '.join(account['command'])}`; other work "
+        f"took {100 * machine_['taken']:.0f} % of the machine before the start.",
     ]
     if machine_["busy"]:
         lines.append("**The machine was busy with other work: times here are worth nothing.**")
@@ -161,7 +163,25 @@ def _plain(value: object) -> object:
     return value
 
 
-_LOAD = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # before this process adds to it
+@functools.cache
+def taken() -> float:
+    """The share of all cores that was in use, by anybody, while this process slept: the first time it was asked for.
+
+    A load average would count what the benchmark before has left there.
+    """
+    try:
+        before = _processor_times()
+        time.sleep(LOOK)
+        spent = _processor_times() - before
+    except OSError:
+        return 0.0
+    idle = spent[3:5].sum()  # idle, and waiting for a disk
+    return float(1 - idle / max(1, spent.sum()))
+
+
+def _processor_times() -> np.ndarray:
+    """user, nice, system, idle, iowait, irq, softirq, steal of all cores together, in ticks (man 5 proc)."""
+    return np.array(Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9], float)
 
 
 def machine() -> dict:
@@ -175,8 +195,8 @@ def machine() -> dict:
         "gpu": _gpu(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "load_before": _LOAD,
-        "busy": cores * BUSY < _LOAD,
+        "taken": taken(),
+        "busy": taken() > BUSY,
     }
 
 

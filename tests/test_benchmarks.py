@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from contextlib import ExitStack, closing
@@ -16,7 +17,7 @@ pytest.importorskip("matplotlib", reason="the benchmarks draw with matplotlib")
 
 from benchmarks import scenes, signals
 from benchmarks.__main__ import app
-from benchmarks.contract import ROOT, Report, Timing, markdown, page, timed
+from benchmarks.contract import ROOT, Report, Timing, markdown, page, taken, timed
 from benchmarks.films import SIZES, make
 from benchmarks.mesh_map import MeshMap
 from benchmarks.one_euro import one_euro
@@ -326,6 +327,16 @@ def test_an_account_says_where_and_how_it_was_measured(tmp_path: Path):
     text = (tmp_path / "latency.md").read_text()
     assert "| a | 2.00 (1.50–2.50) |" in text and "| b | – |" in text and "- slower than light" in text
     assert page(account, "")
+
+
+def test_other_work_is_noticed_before_the_start():
+    taken.cache_clear()
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        try:
+            assert taken() > 0.7 / os.cpu_count()
+        finally:
+            other.kill()
+            taken.cache_clear()
 
 
 def test_timing_warms_up_and_synchronises_inside():
