@@ -465,12 +465,12 @@ class FilmCapture:
 
 
 def open_stream(url: str, patience: float, stall: float) -> Capture:
-    """The stream of an address; a film that lies there is played in real time. Raises TabrtError."""
+    """The stream of an address; a film that lies on a web server is played in real time. Raises TabrtError."""
     try:
         container = av.open(url, options=LIVE_OPTIONS, timeout=(patience, max(stall, 1.0)))
     except (FFmpegError, OSError, ValueError) as problem:
         raise TabrtError(f"cannot open {shown(url)} ({_reason(problem)}); check the address and the network") from None
-    if container.duration:
+    if container.duration and _scheme(url) in ("http", "https"):  # cameras may name a duration in RTSP, and go on
         container.close()
         return FilmCapture(url)
     try:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from tabrt.faces import Face, Frame, Scene
 from tabrt.geometry import Box
 
 FILM = Path(__file__).parents[1] / "tabrt" / "demo" / "pexels_face.mp4"
+H264 = ("-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-g", "12")
 FOREVER = 600.0  # seconds; nothing waits that long
 
 
@@ -113,19 +115,78 @@ def free_port(kind: int = socket.SOCK_STREAM) -> int:
         return probe.getsockname()[1]
 
 
-def serve_film(url: str, film: Path = FILM) -> subprocess.Popen:
-    """ffmpeg sending a film in real time, again and again, as HTTP MJPEG or H.264 over UDP."""
+def serve_film(url: str, film: Path = FILM) -> subprocess.Popen | RtspServer:
+    """ffmpeg sending a film in real time, again and again, as HTTP MJPEG or H.264 over UDP or RTSP."""
     if shutil.which("ffmpeg") is None:
         import pytest  # not at the top: the programs under test need no test runner
 
         pytest.skip("ffmpeg is not installed (apt install ffmpeg)")
+    if url.startswith("rtsp"):
+        return RtspServer(urlsplit(url).port, film)
     if url.startswith("http"):
         form = ["-f", "mpjpeg", "-q:v", "5", "-listen", "1"]
     else:
-        form = ["-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-g", "12", "-f", "mpegts"]
+        form = [*H264, "-f", "mpegts"]
         url += "?pkt_size=1316"
-    command = ["ffmpeg", "-v", "quiet", "-re", "-stream_loop", "-1", "-i", str(film), "-an", *form, url]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    return _sender(film, *form, url)
+
+
+def _sender(film: Path, *form: str) -> subprocess.Popen:
+    command = ["ffmpeg", "-v", "quiet", "-re", "-stream_loop", "-1", "-i", str(film), "-an", *form]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+class RtspServer:
+    """An RTSP camera for one visitor at a time, RTP inside the connection; it names a duration, as some cameras do."""
+
+    def __init__(self, port: int, film: Path):
+        self._packets = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._packets.bind(("127.0.0.1", 0))
+        self._door = socket.create_server(("127.0.0.1", port))
+        self._visitors: list[socket.socket] = []
+        self._ffmpeg = _sender(film, *H264, "-f", "rtp", f"rtp://127.0.0.1:{self._packets.getsockname()[1]}")
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def kill(self) -> None:
+        self._ffmpeg.kill()
+        for each in (self._door, self._packets, *self._visitors):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def wait(self) -> None:
+        self._ffmpeg.wait()
+        self._thread.join(10)
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):  # killed
+            while True:
+                visitor, _ = self._door.accept()
+                self._visitors.append(visitor)
+                with contextlib.suppress(ConnectionError):
+                    self._answer(visitor)
+
+    def _answer(self, visitor: socket.socket) -> None:
+        sdp = (
+            "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=camera\r\nt=0 0\r\na=range:npt=0-20\r\nm=video 0 RTP/AVP 96\r\n"
+            "a=rtpmap:96 H264/90000\r\na=fmtp:96 packetization-mode=1\r\na=control:track\r\n"
+        )
+        more = {
+            "OPTIONS": ("Public: OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN\r\n", ""),
+            "DESCRIBE": (f"Content-Type: application/sdp\r\nContent-Length: {len(sdp)}\r\n", sdp),
+            "SETUP": ("Transport: RTP/AVP/TCP;unicast;interleaved=0-1\r\n", ""),
+        }
+        requests = visitor.makefile("r", newline="\r\n")
+        while (line := requests.readline()) and line.strip():
+            method = line.split()[0]
+            lines = list(iter(lambda: requests.readline().strip(), ""))
+            number = next(each for each in lines if each.lower().startswith("cseq"))
+            headers, body = more.get(method, ("", ""))
+            visitor.sendall(f"RTSP/1.0 200 OK\r\n{number}\r\nSession: 1\r\n{headers}\r\n{body}".encode())
+            while method == "PLAY":
+                packet = self._packets.recv(65536)
+                visitor.sendall(b"$\0" + len(packet).to_bytes(2, "big") + packet)
 
 
 def wait_for_port(port: int, seconds: float = 60.0) -> None:

@@ -191,7 +191,7 @@ def test_the_address_of_a_film(tmp_path):
 # ---------------------------------------------------------------------------------------------------------- streams
 
 
-@pytest.mark.parametrize("kind", ["http", "udp"])
+@pytest.mark.parametrize("kind", ["http", "udp", "rtsp"])
 def test_a_stream_killed_in_mid_run_comes_back(kind):
     port = free_port()
     url = f"{kind}://127.0.0.1:{port}"
