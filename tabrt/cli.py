@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tabrt import __version__
-from tabrt.errors import TabrtError
+from tabrt.errors import TabrtError, missing_library
 
 if TYPE_CHECKING:
     from tabrt.app import Summary
@@ -355,7 +355,10 @@ def main() -> None:
     except Exception as problem:
         if os.environ.get("TABRT_DEBUG"):
             raise
-        _fail(f"unexpected {type(problem).__name__}: {problem}; please report it, with what TABRT_DEBUG=1 shows")
+        _fail(
+            missing_library(problem)
+            or f"unexpected {type(problem).__name__}: {problem}; please report it, with what TABRT_DEBUG=1 shows"
+        )
 
 
 class _Stop:

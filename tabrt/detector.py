@@ -21,7 +21,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tabrt.errors import TabrtError
+from tabrt.errors import TabrtError, missing_library
 from tabrt.geometry import Box
 from tabrt.standins import on_demand, standing_in
 
@@ -148,7 +148,8 @@ def _load(name: str):
     try:
         return FaceDetector.create_from_options(options)
     except (RuntimeError, ValueError, OSError) as error:
-        raise TabrtError(f"the face detector cannot start ({error}); install tabrt and mediapipe again") from error
+        problem = missing_library(error) or f"({error}); install tabrt and mediapipe again"
+        raise TabrtError(f"the face detector cannot start: {problem}") from error
 
 
 def _without_plots() -> contextlib.AbstractContextManager[None]:

@@ -13,7 +13,7 @@ import numpy as np
 from tabrt import __version__
 from tabrt.cameras import cameras
 from tabrt.engine import ENGINES, MODELS, ModelCard, available_threads, has_cuda, has_vnni, int8_file, load_engine
-from tabrt.errors import TabrtError
+from tabrt.errors import TabrtError, missing_library
 from tabrt.geometry import CROP_SIZE
 
 PACKAGES = (
@@ -85,8 +85,8 @@ def detector_state() -> str:
             detector.close()
     except TabrtError as problem:
         return f"no: {problem}"
-    except Exception as problem:  # most often a missing libEGL
-        return f"no: {_first_line(problem)}; on Debian: apt-get install libegl1 libgles2"
+    except Exception as problem:  # a broken install must not end the report
+        return f"no: {missing_library(problem) or _first_line(problem)}"
     return "runs"
 
 

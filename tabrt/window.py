@@ -122,9 +122,9 @@ class _Text:
 
     def __init__(self, picture: np.ndarray):
         self._picture = picture
-        self._scale = max(0.4, min(picture.shape[0], 0.75 * picture.shape[1]) / 1000)
+        self._scale = max(0.4, min(picture.shape[0], 0.75 * picture.shape[1]) / 1150)
         self._thickness = max(1, round(1.4 * self._scale))
-        self._step, self._margin, self._column = (round(length * self._scale) for length in (34, 12, 110))
+        self._step, self._margin, self._column = (round(length * self._scale) for length in (36, 12, 135))
 
     def plate(
         self,

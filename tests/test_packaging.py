@@ -16,6 +16,7 @@ import pytest
 from conftest import ROOT, command, environment
 
 import tabrt
+from tabrt.errors import SYSTEM_PACKAGES
 
 # A module imports only from those before it.
 ORDER = (
@@ -40,6 +41,19 @@ def test_the_public_names_are_these_and_can_be_had():
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="Trakcer"):
         _ = tabrt.Trakcer
+
+
+def test_a_missing_system_library_is_named_with_the_line_that_installs_it(tmp_path):
+    problem = "libGL.so.1: cannot open shared object file: No such file or directory"
+    (tmp_path / "cv2.py").write_text(f"raise ImportError({problem!r})\n")
+    words = [sys.executable, "-m", "tabrt", "video", "in.mp4", "--out", "out.mp4"]
+    where = {**environment(), "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run(words, cwd=tmp_path, env=where, capture_output=True, text=True, timeout=60)
+    remedy = f"sudo apt-get install {SYSTEM_PACKAGES}"
+    assert done.returncode == 1
+    assert done.stderr == f"tabrt: libGL.so.1 is not installed; on Debian and Ubuntu: {remedy}\n"
+    assert remedy in (ROOT / "README.md").read_text("utf-8")
+    assert SYSTEM_PACKAGES in (ROOT / ".ci" / "run").read_text("utf-8")
 
 
 def loaded_by(statement: str) -> set[str]:

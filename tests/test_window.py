@@ -191,7 +191,7 @@ def test_keys_in_a_real_window(screen, program, tmp_path):
         return all((shot == colour).all(axis=2).any() == (colour in colours) for colour in (RED, AMBER))
 
     def written(rows: slice) -> bool:  # on the left, where the film is dark
-        return (look()[rows, :150] > 240).all(axis=2).sum() > 50
+        return (look()[rows, :150] > 200).all(axis=2).sum() > 50
 
     key(screen, "i")
     wait(lambda: not written(NUMBERS))
