@@ -325,7 +325,8 @@ def plots(report: Report, folder: Path) -> None:
                 label="paper, TITAN X" if not index else None,
             )
         ax.set_title(f"{width} width, {most} thread{'s' * (most > 1)}", fontsize=10)
-        ax.legend(fontsize=7.5, frameon=False)
+    handles, labels = axes[0].get_legend_handles_labels()  # the lite width has every precision
+    fig.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     save(fig, folder / "latency.png")
 
 
