@@ -35,7 +35,7 @@ def measure(name: str, effort: str, model: str, faces: Path | None, folder: Path
     report = benchmark.run(effort, model, faces)
     report.folder = folder
     table = benchmark.table(report)
-    importlib.import_module(PLOTS.get(name, f"benchmarks.{name}")).plots(report, folder)
+    importlib.import_module(PLOTS.get(name, f"benchmarks.{name}")).plots(report)
     report.write(table)
     print(f"\n# {name} ({time.perf_counter() - start:.0f} s)\n\n{table}\n")
     for title, lines in (

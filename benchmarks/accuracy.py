@@ -210,7 +210,7 @@ def table(report: Report) -> str:
     return markdown(header, rows)
 
 
-def plots(report: Report, folder: Path) -> None:
+def plots(report: Report) -> None:
     judgements = report.behind
     fig, (ax,) = figure(1, width=6.4, height=5.0)
     for (method, boxes, mapping), result in judgements.items():
@@ -226,4 +226,4 @@ def plots(report: Report, folder: Path) -> None:
     ax.set_ylabel("faces with at most this error, %")
     ax.set_title(f"{report.results['set']}, {report.results['faces']} faces", fontsize=10)
     fig.legend(*ax.get_legend_handles_labels(), fontsize=7.5, frameon=False, loc="outside lower center", ncols=2)
-    save(fig, folder / "accuracy.png")
+    save(fig, report.folder / "accuracy.png")

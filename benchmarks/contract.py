@@ -176,7 +176,7 @@ def taken() -> float:
     except OSError:
         return 0.0
     idle = spent[3:5].sum()  # idle, and waiting for a disk
-    return float(1 - idle / max(1, spent.sum()))
+    return float(1 - idle / spent.sum()) if spent.any() else 0.0
 
 
 def _processor_times() -> np.ndarray:

@@ -302,7 +302,7 @@ def _paper_table(report: Report) -> str:
     )
 
 
-def plots(report: Report, folder: Path) -> None:
+def plots(report: Report) -> None:
     rows = report.results["rows"]
     most = max(report.threads)
     widths = sorted({row["width"] for row in rows}, reverse=True)
@@ -327,7 +327,7 @@ def plots(report: Report, folder: Path) -> None:
         ax.set_title(f"{width} width, {most} thread{'s' * (most > 1)}", fontsize=10)
     handles, labels = axes[0].get_legend_handles_labels()  # the lite width has every precision
     fig.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    save(fig, folder / "latency.png")
+    save(fig, report.folder / "latency.png")
 
 
 def _distinct_colours(ax, names: list[str]) -> None:

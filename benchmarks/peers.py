@@ -244,7 +244,7 @@ def _steadiness(results: dict, name: str) -> tuple[float | None, float | None]:
     return (row["jitter"], row["lag"]) if row else (None, None)
 
 
-def plots(report: Report, folder: Path) -> None:
+def plots(report: Report) -> None:
     """Milliseconds a frame, with quartiles, on each number of threads."""
     milliseconds = report.results["milliseconds"]
     fig, axes = figure(len(milliseconds), width=5.4, height=2.6)
@@ -259,7 +259,7 @@ def plots(report: Report, folder: Path) -> None:
         ax.set_xlabel("milliseconds a frame: median and quartiles")
         ax.set_title(f"{cores} thread{'s' * (int(cores) > 1)}, 640×480, one face", fontsize=10)
         ax.grid(axis="y", visible=False)
-    save(fig, folder / "peers.png")
+    save(fig, report.folder / "peers.png")
 
 
 def ours_68(points: np.ndarray) -> np.ndarray:

@@ -128,7 +128,7 @@ def table(report: Report) -> str:
     return markdown(header, rows)
 
 
-def plots(report: Report, folder: Path) -> None:
+def plots(report: Report) -> None:
     rows = report.results["rows"]
     sizes = list(dict.fromkeys(row["size"] for row in rows))
     fig, axes = figure(len(sizes) + 1, width=4.0, height=3.8)
@@ -155,4 +155,4 @@ def plots(report: Report, folder: Path) -> None:
     axes[-1].set_ylabel("frames a second")
     axes[-1].set_ylim(bottom=0)
     axes[-1].legend(fontsize=7.5, frameon=False)
-    save(fig, folder / "pipeline.png")
+    save(fig, report.folder / "pipeline.png")

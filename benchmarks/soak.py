@@ -193,7 +193,7 @@ def table(report: Report) -> str:
     return markdown(["", ""], rows)
 
 
-def plots(report: Report, folder: Path) -> None:
+def plots(report: Report) -> None:
     over_time = report.results["over_time"]
     minutes = np.asarray(over_time["seconds"]) / 60
     fig, axes = figure(1, width=7.0, height=1.9, rows=4)
@@ -210,4 +210,4 @@ def plots(report: Report, folder: Path) -> None:
     axes[-1].plot(minutes, over_time["files"], color="#3465a4", label="open files")
     axes[-1].legend(fontsize=8, frameon=False, loc="lower right")
     axes[-1].set_xlabel("minutes")
-    save(fig, folder / "soak.png")
+    save(fig, report.folder / "soak.png")

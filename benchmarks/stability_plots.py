@@ -25,11 +25,11 @@ from benchmarks.stability import (
 from tabrt.smoothing import DEFAULT_STRENGTH
 
 
-def plots(report: Report, folder: Path) -> None:
+def plots(report: Report) -> None:
     films = report.behind
-    _curves(report.results, folder / "stability-curve.png")
-    _signals(films, report.model.topology, folder / "stability-signals.png")
-    _rates(report.results["rates"], folder / "stability-rates.png")
+    _curves(report.results, report.folder / "stability-curve.png")
+    _signals(films, report.model.topology, report.folder / "stability-signals.png")
+    _rates(report.results["rates"], report.folder / "stability-rates.png")
 
 
 def _curves(results: dict, path: Path) -> None:

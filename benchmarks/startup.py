@@ -127,7 +127,7 @@ def table(report: Report) -> str:
     return markdown(["", "median (quartiles)"], rows)
 
 
-def plots(report: Report, folder: Path) -> None:
+def plots(report: Report) -> None:
     memory = report.results["memory"]
     fig, (ax,) = figure(1, width=6.0, height=3.2)
     ax.plot(memory["seconds"], memory["mib"], color="#0a7a5c")
@@ -136,4 +136,4 @@ def plots(report: Report, folder: Path) -> None:
     ax.set_ylim(bottom=0)
     ax.axvline(report.results["first_frame"].median / 1e3, color="black", lw=0.8, ls="--", label="first frame, median")
     ax.legend(fontsize=8, frameon=False)
-    save(fig, folder / "startup.png")
+    save(fig, report.folder / "startup.png")

@@ -509,9 +509,9 @@ def test_a_run_leaves_no_threads_and_files_behind(tmp_path):
     over_time = results["over_time"]
     assert soak.is_flat(over_time["threads"]) and soak.is_flat(over_time["files"])
     assert soak.is_flat([7, 8, 8, 8]) and not soak.is_flat([7, 8, 9, 10])
-    report = soak.Report("soak", "smoke", None, results, [1])
+    report = soak.Report("soak", "smoke", None, results, [1], folder=tmp_path)
     soak._judge(report, results, 90)
     assert "60 frames of 90" in report.losses  # a run that was stopped says so
-    soak.plots(report, tmp_path)
+    soak.plots(report)
     assert "| dropped |" in soak.table(report)
     assert (tmp_path / "soak.png").stat().st_size > 10_000
