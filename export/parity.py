@@ -80,7 +80,9 @@ def measure(variant: Variant, name: str, truth: Engine, crops: np.ndarray, judge
     engine.close()
     megabytes = path.stat().st_size / 1e6
     times = _times(path, name, crops, effort)
-    return Row(variant.name, ran, precision, megabytes, shift.worst, shift.most, shift.median, nme, times, variant.note)
+    moved, bound = shift.bounded(precision), BOUNDS[precision]
+    note = f"moves points by {moved:.2f} px, beyond {bound}" if moved > bound else ""
+    return Row(variant.name, ran, precision, megabytes, shift.worst, shift.most, shift.median, nme, times, note)
 
 
 def _times(path: Path, name: str, crops: np.ndarray, effort: str) -> dict[str, float]:
@@ -148,6 +150,7 @@ def page(rows: list[Row], variants: list[Variant], account: dict) -> str:
         best = winner(rows, name)
         if best is not None:
             lines.append(f"- {name}: fastest within 1 % of float32's NME is {best.engine} {best.precision}.")
+    lines += [f"- {row.name} {row.precision} in {row.engine} {row.note}." for row in rows if row.note]
     notes = {f"- {v.name} {v.precision}: {v.note}." for v in variants if v.note}
     return "\n".join([*lines, *sorted(notes)]) + "\n"
 

