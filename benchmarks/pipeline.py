@@ -103,8 +103,7 @@ def by_stage(source: Path, faces: int, model: str) -> tuple[dict[str, float], fl
             for picture, frame in zip(pictures, frames, strict=True):
                 writer.write(picture, frame.time)
     out.unlink()
-    tracked = {("maps" if name == "decode" else name): value for name, value in tracker.seconds.items()}
-    seconds = {**tracked, **watch.seconds}
+    seconds = tracker.seconds | watch.seconds
     seen = sum(len(scene.faces) for scene in scenes) / len(scenes)
     return {stage: 1e3 * seconds.get(stage, 0.0) / len(frames) for stage in STAGES}, seen
 

@@ -148,8 +148,8 @@ def _damage(film: Film) -> list[str]:
 
 
 def _merged(watched: dict[str, float], tracked: dict[str, float]) -> dict[str, float]:
-    """The seconds of all stages in the order of the data. The tracker's `decode` is of maps, the film's of pictures."""
-    every = {("maps" if name == "decode" else name): value for name, value in tracked.items()} | watched
+    """The seconds of all stages in the order of the data."""
+    every = tracked | watched
     return {name: every[name] for name in WATCHED if name in every}
 
 

@@ -123,7 +123,7 @@ class Tracker:
         self._smoothing = smoothing
         self._boundaries = boundaries
         self._detector = Detector() if detector is None else detector
-        self.seconds = dict.fromkeys(("detect", "crop", "network", "decode", "smooth"), 0.0)
+        self.seconds = dict.fromkeys(("detect", "crop", "network", "maps", "smooth"), 0.0)
         self.reset()
 
     def __enter__(self) -> Tracker:
@@ -329,7 +329,7 @@ class Tracker:
                 crop.cut(image, cut)
         with self._stage("network"):
             maps, boundaries = self.engine.both(cuts) if self._boundaries else (self.engine(cuts), None)
-        with self._stage("decode"):
+        with self._stage("maps"):
             card = self.engine.card
             points, confidence = decode(maps, card.decoding, card.offset)
             return [
