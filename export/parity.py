@@ -45,6 +45,7 @@ class Row:
 
 def compare(variants: list[Variant], faces: Path | None, effort: str = "full") -> list[Row]:
     """Measure all, and write PARITY.md, parity.json and parity.png beside this file."""
+    before = machine()  # asks what other work takes of it, which must not be our own
     crops = sample_crops()
     judged = None if faces is None else shared_validation(faces, CACHE)
     rows = []
@@ -57,7 +58,7 @@ def compare(variants: list[Variant], faces: Path | None, effort: str = "full") -
                 rows.append(row)
                 print(f"{row.name} {row.precision} {row.engine}: {row.milliseconds}", flush=True)
         truth.close()
-    account = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(), "versions": versions()}
+    account = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "machine": before, "versions": versions()}
     text = json.dumps({**account, "rows": [asdict(row) for row in rows]}, indent=1, ensure_ascii=False)
     (FOLDER / "parity.json").write_text(text + "\n", "utf-8")
     (FOLDER / "PARITY.md").write_text(page(rows, variants, account), "utf-8")
