@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tabrt.app import Summary
 
 STOPPED = {128 + signal.SIGINT, 128 + signal.SIGTERM}
+DEFAULT_SMOOTHING = 0.7  # that of tabrt.smoothing, which would be slow to import
 PATIENCE = 3.0  # seconds for closing files before a second signal ends the program at once
 
 app = typer.Typer(
@@ -88,7 +89,7 @@ def video(
     width: ModelWidth = None,
     engine: EngineOption = "auto",
     faces: Faces = 4,
-    smoothing: Smoothing = 0.7,
+    smoothing: Smoothing = DEFAULT_SMOOTHING,
     threads: Threads = None,
 ) -> None:
     """Track the faces of a film: the film with 98 points drawn on each, and the numbers in a file."""
@@ -201,7 +202,7 @@ def live(
     width: ModelWidth = None,
     engine: EngineOption = "auto",
     faces: Faces = 4,
-    smoothing: Smoothing = 0.7,
+    smoothing: Smoothing = DEFAULT_SMOOTHING,
     threads: Threads = None,
 ) -> None:
     """Follow the faces in front of a camera. Keys: q quit, space pause, s snapshot, r record, b boundaries, h help."""

@@ -19,7 +19,9 @@ import pytest
 from conftest import CLIP, TIMES, command, environment
 
 from tabrt import __version__
+from tabrt.cli import DEFAULT_SMOOTHING
 from tabrt.records import read_landmarks
+from tabrt.smoothing import DEFAULT_STRENGTH
 
 Run = Callable[..., subprocess.CompletedProcess]
 
@@ -196,6 +198,10 @@ def test_version_and_help(run: Run):
     for name in ("live", "video", "image", "export", "bench", "models", "doctor", "demo"):
         assert name in run("--help").stdout
     assert "--landmarks" in run("video", "--help").stdout
+
+
+def test_the_command_line_smooths_as_the_tracker_does():
+    assert DEFAULT_SMOOTHING == DEFAULT_STRENGTH
 
 
 def test_doctor_says_what_runs(run: Run):
