@@ -11,13 +11,14 @@ from benchmarks.contract import LABELLED, ROOT, Report, markdown, pick
 from benchmarks.mesh_map import MeshMap
 from benchmarks.peers import MESH, Peer, open_peers, peer_68
 from benchmarks.plots import figure, ink, save
-from tabrt.detector import Detector
-from tabrt.engine import Engine, available_threads, load_engine
+from tabrt.detection.mediapipe import Detector
+from tabrt.engines.engine import Engine, load_engine
 from tabrt.errors import TabrtError
 from tabrt.geometry import Box
-from tabrt.metrics import point_errors
+from tabrt.hardware import available_threads
 from training.datasets import load_dataset
 from training.evaluate import Judgement, figures, judge
+from training.metrics import point_errors
 from training.sets import FaceSet, held_out, load_zip
 
 CACHE = ROOT / ".cache" / "faces"

@@ -18,7 +18,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from tabrt.engine import ModelCard, available_threads, has_cuda
+from tabrt.card import ModelCard
+from tabrt.hardware import available_threads, has_cuda
 
 Value = TypeVar("Value")
 

@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 
 from benchmarks.contract import memory_peak_mib
-from tabrt import app
-from tabrt.app import DEMO_FILM
-from tabrt.video import open_film
-from tabrt.writer import FilmWriter
+from tabrt.commands import app
+from tabrt.commands.app import DEMO_FILM
+from tabrt.film.reading import open_film
+from tabrt.film.writing import FilmWriter
 
 FACE = (slice(10, 350), slice(245, 585))  # rows, columns of the demo film: a square around its face
 SIZES = {"360p": (640, 360), "720p": (1280, 720), "1080p": (1920, 1080)}

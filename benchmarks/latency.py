@@ -17,16 +17,18 @@ from torch import nn
 
 from benchmarks.contract import Report, Timing, markdown, pick, timed
 from benchmarks.plots import bars, figure, save
-from tabrt.app import DEMO_FILM
-from tabrt.engine import ENGINES, MODEL_FOLDER, PRECISIONS, Engine, ModelCard, available_threads, has_cuda, load_engine
+from tabrt.card import PRECISIONS, ModelCard
+from tabrt.commands.app import DEMO_FILM
+from tabrt.engines.engine import ENGINES, MODEL_FOLDER, Engine, load_engine
+from tabrt.engines.parity import HALF_PARTS, sample_crops
 from tabrt.errors import EngineUnavailable, TabrtError
+from tabrt.exporting.export import export_onnx, to_onnx, write_card
+from tabrt.exporting.int8 import to_int8
+from tabrt.film.reading import open_film
 from tabrt.geometry import CROP_SIZE, Crop
+from tabrt.hardware import available_threads, has_cuda
 from tabrt.network import Tab, TabConfig
 from tabrt.network.checkpoint import load_checkpoint, save_checkpoint
-from tabrt.network.export import export_onnx, to_onnx, write_card
-from tabrt.network.int8 import to_int8
-from tabrt.network.parity import HALF_PARTS, sample_crops
-from tabrt.video import open_film
 
 PAPER_MS = {1: 17.0, 2: 27.0}  # TITAN X, by hourglasses (paper Table 11): full width, batch 1
 PRODUCT = 2048  # side of the matrices whose product shows what the machine can do

@@ -18,12 +18,12 @@ import numpy as np
 from benchmarks.contract import Report, Timing, markdown, pick
 from benchmarks.peer_environments import ENVIRONMENT_OF, python_of
 from benchmarks.plots import figure, ink, save
-from tabrt.app import DEMO_FILM
+from tabrt.commands.app import DEMO_FILM
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame
+from tabrt.film.reading import open_film
 from tabrt.topology import to_68
-from tabrt.tracker import Tracker
-from tabrt.video import open_film
+from tabrt.tracking.tracker import Tracker
 
 SIZE = 640, 480  # px, of the frames
 FACE_X = 415  # px in the demo film: where its face is

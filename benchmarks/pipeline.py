@@ -11,13 +11,14 @@ from pathlib import Path
 from benchmarks.contract import Report, markdown, pick
 from benchmarks.films import SIZES, make, whole_command
 from benchmarks.plots import figure, save
-from tabrt.engine import available_threads, load_engine
-from tabrt.overlay import draw
-from tabrt.progress import Stopwatch
+from tabrt.commands.progress import Stopwatch
+from tabrt.drawing.overlay import draw
+from tabrt.engines.engine import load_engine
+from tabrt.film.reading import open_film
+from tabrt.film.writing import FilmWriter
+from tabrt.hardware import available_threads
 from tabrt.topology import topology_named
-from tabrt.tracker import Tracker
-from tabrt.video import open_film
-from tabrt.writer import FilmWriter
+from tabrt.tracking.tracker import Tracker
 
 STAGES = ("decode", "detect", "crop", "network", "maps", "smooth", "draw", "encode")
 TRACKER = STAGES[1:6]  # what the tracker itself does

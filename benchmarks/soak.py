@@ -23,16 +23,16 @@ import numpy as np
 
 from benchmarks.contract import Report, markdown, memory_mib, pick
 from benchmarks.plots import figure, save
-from tabrt.app import DEMO_FILM
-from tabrt.camera import live_camera
-from tabrt.engine import available_threads
+from tabrt.commands.app import DEMO_FILM
+from tabrt.drawing.overlay import draw
 from tabrt.errors import TabrtError
-from tabrt.live import run as run_live
-from tabrt.live import warm_up
-from tabrt.overlay import draw
-from tabrt.status import Controls, Numbers
+from tabrt.hardware import available_threads
+from tabrt.live.camera import live_camera
+from tabrt.live.loop import run as run_live
+from tabrt.live.loop import warm_up
+from tabrt.live.status import Controls, Numbers
 from tabrt.topology import topology_named
-from tabrt.tracker import Tracker
+from tabrt.tracking.tracker import Tracker
 
 RATE = 30  # frames a second
 SIZE = 640, 480

@@ -19,13 +19,13 @@ from benchmarks import scenes, signals
 from benchmarks.contract import Report, markdown, pick
 from benchmarks.one_euro import MEDIAPIPE, one_euro
 from benchmarks.peers import Peer, open_peers, ours_68, peer_68
-from tabrt.app import DEMO_FILM
-from tabrt.engine import available_threads
+from tabrt.commands.app import DEMO_FILM
 from tabrt.faces import Frame
-from tabrt.smoothing import DEFAULT_STRENGTH, Smoother
+from tabrt.film.reading import open_film
+from tabrt.hardware import available_threads
 from tabrt.topology import topology_named
-from tabrt.tracker import Tracker
-from tabrt.video import open_film
+from tabrt.tracking.smoothing import DEFAULT_STRENGTH, Smoother
+from tabrt.tracking.tracker import Tracker
 
 SETTLED = 0.5  # s: what is not counted while filters start
 STEPS = (0.1, 0.5)  # eye distances

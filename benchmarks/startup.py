@@ -13,8 +13,9 @@ import numpy as np
 from benchmarks.contract import ROOT, Report, Timing, markdown, memory_mib, pick
 from benchmarks.films import SIZES, make
 from benchmarks.plots import figure, save
-from tabrt.app import DEMO_FILM
-from tabrt.engine import available_threads, load_engine
+from tabrt.commands.app import DEMO_FILM
+from tabrt.engines.engine import load_engine
+from tabrt.hardware import available_threads
 
 TARGET = 1.5  # s to the first frame, for the lite models
 PATIENCE = 300.0  # s

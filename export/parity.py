@@ -12,9 +12,9 @@ import numpy as np
 from benchmarks.contract import EFFORTS, machine, markdown, pick, timed, versions
 from export.plot import draw
 from export.rebuild import CACHE, Variant
-from tabrt.engine import Engine, load_engine
+from tabrt.engines.engine import Engine, load_engine
+from tabrt.engines.parity import BOUNDS, Shift, sample_crops
 from tabrt.errors import EngineUnavailable, TabrtError
-from tabrt.network.parity import BOUNDS, Shift, sample_crops
 from training.evaluate import judge
 from training.sets import shared_validation
 

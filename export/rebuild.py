@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tabrt.engine import MODEL_FOLDER, MODELS, PRECISIONS, int8_file
+from tabrt.card import PRECISIONS
+from tabrt.engines.engine import MODEL_FOLDER, MODELS, int8_file
+from tabrt.engines.parity import sample_crops
 from tabrt.errors import TabrtError
+from tabrt.exporting.export import convert
+from tabrt.files import write_atomically
 from tabrt.geometry import Box, Crop
-from tabrt.network.checkpoint import load_checkpoint, save_checkpoint, write_atomically
-from tabrt.network.export import convert
-from tabrt.network.parity import sample_crops
+from tabrt.network.checkpoint import load_checkpoint, save_checkpoint
 from training.sets import shared_faces
 
 CALIBRATION_FACES = 256

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tabrt.engine import MAX_BATCH, ModelCard
+from tabrt.card import MAX_BATCH, ModelCard
+from tabrt.exporting.export import export_onnx
+from tabrt.files import write_atomically
 from tabrt.geometry import CROP_SIZE, HEATMAP_SIZE
-from tabrt.network.checkpoint import load_checkpoint, write_atomically
-from tabrt.network.export import export_onnx
+from tabrt.network.checkpoint import load_checkpoint
 from tabrt.topology import BOUNDARY_CHANNELS
 
 VERSION = "1"

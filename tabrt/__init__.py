@@ -25,11 +25,11 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tabrt.engine import load_engine
+    from tabrt.engines.engine import load_engine
     from tabrt.errors import TabrtError
     from tabrt.faces import Face, Frame, Scene
     from tabrt.geometry import Box
-    from tabrt.tracker import Tracker
+    from tabrt.tracking.tracker import Tracker
 
 __version__ = "0.1.0"
 
@@ -44,8 +44,8 @@ _HOMES = {
     "Frame": "tabrt.faces",
     "Scene": "tabrt.faces",
     "TabrtError": "tabrt.errors",
-    "Tracker": "tabrt.tracker",
-    "load_engine": "tabrt.engine",
+    "Tracker": "tabrt.tracking.tracker",
+    "load_engine": "tabrt.engines.engine",
 }
 
 

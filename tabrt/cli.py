@@ -21,10 +21,10 @@ from tabrt import __version__
 from tabrt.errors import TabrtError, missing_library
 
 if TYPE_CHECKING:
-    from tabrt.app import Summary
+    from tabrt.commands.app import Summary
 
 STOPPED = {128 + signal.SIGINT, 128 + signal.SIGTERM}
-DEFAULT_SMOOTHING = 0.7  # that of tabrt.smoothing, which would be slow to import
+DEFAULT_SMOOTHING = 0.7  # that of tabrt.tracking.smoothing, which would be slow to import
 PATIENCE = 3.0  # seconds for closing files before a second signal ends the program at once
 
 app = typer.Typer(
@@ -95,7 +95,7 @@ def video(
     """Track the faces of a film: the film with 98 points drawn on each, and the numbers in a file."""
     _require_output(out, landmarks)
     name = model_name(model, hourglasses, width)
-    from tabrt import app as work
+    from tabrt.commands import app as work
 
     summary = work.video(
         source,
@@ -133,7 +133,7 @@ def image(
     """Find the faces of pictures, each picture on its own."""
     _require_output(out, landmarks)
     name = model_name(model, hourglasses, width)
-    from tabrt import app as work
+    from tabrt.commands import app as work
 
     summary = work.image(
         sources,
@@ -161,7 +161,7 @@ def demo(
 ) -> None:
     """Track the film that ships with tabrt: leaves a film, a landmark file and a contact sheet."""
     name = model_name(model, hourglasses, width)
-    from tabrt import app as work
+    from tabrt.commands import app as work
 
     summary, files = work.demo(out, model=name, engine=engine, threads=threads)
     _tell(summary)
@@ -210,7 +210,7 @@ def live(
     # Days of states and reasons: each line with its time.
     logging.basicConfig(format="tabrt: %(asctime)s %(message)s", level=logging.WARNING, force=True)
     logging.getLogger("tabrt").setLevel(logging.INFO)
-    from tabrt import live as work
+    from tabrt.live import loop as work
 
     summary = work.live(
         camera,
@@ -263,7 +263,7 @@ def export(
 def _exporter() -> Callable[..., object]:
     """The exporter, or TabrtError where its packages are missing."""
     try:
-        from tabrt.network.export import export as run
+        from tabrt.exporting.export import export as run
     except ModuleNotFoundError as problem:
         if (problem.name or "").startswith("tabrt"):
             raise
@@ -281,7 +281,7 @@ def bench(
 ) -> None:
     """Measure how fast the network runs here."""
     name = model_name(model, hourglasses, width)
-    from tabrt import bench as work
+    from tabrt.commands import bench as work
 
     for line in work.bench(name, engine, threads):
         print(line, flush=True)
@@ -290,7 +290,7 @@ def bench(
 @app.command()
 def models() -> None:
     """List the models that ship with tabrt, their figures and licences."""
-    from tabrt.doctor import cards
+    from tabrt.commands.doctor import cards
 
     for line in cards():
         print(line)
@@ -299,7 +299,7 @@ def models() -> None:
 @app.command()
 def doctor() -> None:
     """Say what is installed, which engines can run and why not the others, and which cameras are there."""
-    from tabrt.doctor import report
+    from tabrt.commands.doctor import report
 
     for line in report():
         print(line, flush=True)

@@ -3,8 +3,8 @@
 from live_sources import ScriptedTracker
 
 import tabrt.cli
-import tabrt.live
+import tabrt.live.loop
 
 if __name__ == "__main__":
-    tabrt.live.Tracker = ScriptedTracker
+    tabrt.live.loop.Tracker = ScriptedTracker
     tabrt.cli.main()

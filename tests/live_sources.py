@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from tabrt.engine import FakeEngine
+from tabrt.engines.engine import FakeEngine
 from tabrt.faces import Face, Frame, Scene
 from tabrt.geometry import Box
 

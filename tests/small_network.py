@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from tabrt.engine import MODEL_FOLDER, ModelCard
+from tabrt.card import ModelCard
+from tabrt.engines.engine import MODEL_FOLDER
 from tabrt.geometry import Crop
 from tabrt.network import Tab, TabConfig
 from tabrt.network.checkpoint import save_checkpoint

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from conftest import CLIP
 
-from tabrt import app
-from tabrt.cameras import Camera, cameras
+from tabrt.commands import app
+from tabrt.commands.progress import Progress, Stopwatch, totals, where_time_went
 from tabrt.errors import TabrtError
 from tabrt.faces import Face, Frame, Scene
+from tabrt.film.reading import open_film
 from tabrt.geometry import Box
-from tabrt.progress import Progress, Stopwatch, totals, where_time_went
-from tabrt.records import read_landmarks
-from tabrt.video import open_film
+from tabrt.live.devices import Camera, cameras
+from tabrt.sinks.records import read_landmarks
 
 
 def small(picture: np.ndarray) -> np.ndarray:
@@ -151,7 +151,7 @@ def test_progress_counts_frames_and_faces():
 
 def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    monkeypatch.setattr("tabrt.progress.SECONDS_BETWEEN_LINES", -1.0)
+    monkeypatch.setattr("tabrt.commands.progress.SECONDS_BETWEEN_LINES", -1.0)
     with Progress(total=10) as progress:
         progress(scene_with(1))
     line = sys.stderr.getvalue()

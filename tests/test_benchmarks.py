@@ -25,9 +25,10 @@ from benchmarks.peer_environments import python_of
 from benchmarks.peers import MESH_TO_68, Peer, film, open_peers, table
 from benchmarks.pipeline import STAGES, judge
 from benchmarks.stability import BLINKS, Track, blink_depth, euro, jitter_at, motion_of, ours, unfiltered
-from tabrt.bench import bench, milliseconds
-from tabrt.detector import Detector
-from tabrt.engine import FakeEngine, ModelCard
+from tabrt.card import ModelCard
+from tabrt.commands.bench import bench, milliseconds
+from tabrt.detection.mediapipe import Detector
+from tabrt.engines.engine import FakeEngine
 from tabrt.errors import TabrtError
 
 TIMES = np.arange(120) / 30
@@ -174,7 +175,7 @@ def test_a_moved_face_lies_where_the_truth_says():
 
 @pytest.mark.parametrize("faces", [0, 1, 4])
 def test_a_film_has_its_size_and_length_and_shows_its_faces(tmp_path: Path, faces: int):
-    from tabrt.video import open_film
+    from tabrt.film.reading import open_film
 
     with open_film(make(tmp_path / "f.mp4", SIZES["360p"], faces, 3)) as film:
         frames = list(film)
@@ -357,7 +358,7 @@ def test_the_papers_multiplications_are_counted():
 
 def test_bench_times_an_engine_and_names_the_papers_figure(monkeypatch):
     fake = FakeEngine(np.full((98, 2), 100.0), ModelCard(name="fake", hourglasses=2))
-    monkeypatch.setattr("tabrt.bench.load_engine", lambda *_: fake)
+    monkeypatch.setattr("tabrt.commands.bench.load_engine", lambda *_: fake)
     lines = list(bench(runs=2))
     assert [line.split()[0] for line in lines[3:7]] == ["1", "2", "4", "8"]
     assert "27 ms" in lines[-1]

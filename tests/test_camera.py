@@ -11,10 +11,10 @@ import cv2
 import pytest
 from live_sources import FILM, FOREVER, Opener, ScriptedCapture, ended, free_port, picture, serve_film, wait_for_port
 
-from tabrt import camera as module
-from tabrt.camera import MAX_STUCK, DeviceCapture, LiveCamera, State, find_device, live_camera, set_up, shown
-from tabrt.cameras import Camera
 from tabrt.errors import TabrtError
+from tabrt.live import camera as module
+from tabrt.live.camera import MAX_STUCK, DeviceCapture, LiveCamera, State, find_device, live_camera, set_up, shown
+from tabrt.live.devices import Camera
 
 QUICK = {"stall": 0.3, "patience": 5.0, "waits": (0.05,), "tick": 0.02}
 LIMIT = 60.0  # seconds that a test waits for something at most
@@ -244,7 +244,7 @@ def test_passwords_are_not_shown():
 def test_a_program_quits_while_a_read_is_stuck():
     program = """
 import socket, sys
-from tabrt.camera import live_camera
+from tabrt.live.camera import live_camera
 silent = socket.create_server(("127.0.0.1", 0))
 camera = live_camera(f"tcp://127.0.0.1:{silent.getsockname()[1]}", patience=300.0)
 for number, frame in enumerate(camera):

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
-from tabrt import detector as module
-from tabrt.detector import MAX_PARTS, Detector, part_windows, shared
+from tabrt.detection import mediapipe as module
+from tabrt.detection.mediapipe import MAX_PARTS, Detector, part_windows, shared
 from tabrt.errors import TabrtError
 from tabrt.geometry import Box, Crop
 
@@ -139,7 +139,10 @@ def test_a_missing_model_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_the_detector_says_nothing_on_its_own():
-    code = "import numpy as np; from tabrt.detector import Detector; d = Detector(); d(np.zeros((99, 99, 3), 'u1'), 1)"
+    code = (
+        "import numpy as np; from tabrt.detection.mediapipe import Detector; d = Detector(); "
+        "d(np.zeros((99, 99, 3), 'u1'), 1)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -160,7 +163,7 @@ def test_what_is_not_chatter_is_passed_on(capfd: pytest.CaptureFixture):
 
 WITHOUT_PYPLOT = """
 import sys
-from tabrt.detector import Detector
+from tabrt.detection.mediapipe import Detector
 Detector().close()
 assert not any(name.split(".")[0] == "matplotlib" for name in sys.modules), "matplotlib was imported"
 from mediapipe.tasks.python.vision import drawing_utils

@@ -16,10 +16,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from small_network import face_crops, random_checkpoint, random_network
 
-from tabrt.engine import MODELS, FakeEngine, ModelCard, available_threads, has_vnni, int8_file, load_engine
+from tabrt.card import ModelCard
+from tabrt.engines.engine import MODELS, FakeEngine, int8_file, load_engine
 from tabrt.errors import EngineUnavailable, TabrtError
+from tabrt.exporting.export import to_onnx, write_card
+from tabrt.hardware import available_threads, has_vnni
 from tabrt.heatmaps import decode
-from tabrt.network.export import to_onnx, write_card
 
 CARD = ModelCard(name="random", licence="none", figures={"nme": 0.036})
 NO_CROPS = np.zeros((0, 256, 256, 3), np.uint8)
@@ -154,7 +156,7 @@ def test_a_closed_engine_says_so(folder: Path, name: str):
 
 
 def test_auto_takes_what_the_file_needs(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("tabrt.engine.has_cuda", lambda: False)
+    monkeypatch.setattr("tabrt.engines.engine.has_cuda", lambda: False)
     assert load_engine(folder / "random1.onnx").name == "onnxruntime"
     assert load_engine(folder / "random1.safetensors").name == "torch"
 
@@ -169,7 +171,7 @@ def installed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         file.write_bytes(model.SerializeToString())
     shutil.copy(folder / "random1.safetensors", tmp_path)
     monkeypatch.setitem(MODELS, "random1", path)
-    monkeypatch.setattr("tabrt.engine.has_cuda", lambda: False)
+    monkeypatch.setattr("tabrt.engines.engine.has_cuda", lambda: False)
     return path
 
 
@@ -185,13 +187,13 @@ def installed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 )
 def test_a_name_is_what_runs_fastest_here(installed: Path, monkeypatch, asked: str, vnni: bool, ran: tuple[str, str]):
     pytest.importorskip("openvino") if asked == "openvino" else None
-    monkeypatch.setattr("tabrt.engine.has_vnni", lambda: vnni)
+    monkeypatch.setattr("tabrt.engines.engine.has_vnni", lambda: vnni)
     engine = load_engine("random1", asked)
     assert (engine.name, engine.card.precision) == ran
 
 
 def test_a_file_is_run_as_it_is(installed: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("tabrt.engine.has_vnni", lambda: True)
+    monkeypatch.setattr("tabrt.engines.engine.has_vnni", lambda: True)
     assert load_engine(installed).card.precision == "fp32"
     int8_file(installed).unlink()
     assert load_engine("random1").card.precision == "fp32"
@@ -218,7 +220,7 @@ def test_int8_on_a_cpu_without_vnni_is_told(installed: Path, monkeypatch: pytest
 def test_vnni_is_read_from_what_the_kernel_says(tmp_path: Path, monkeypatch, text: str, has: bool):
     told = tmp_path / "cpuinfo"
     told.write_text(text)
-    monkeypatch.setattr("tabrt.engine.CPU_INFO", told)
+    monkeypatch.setattr("tabrt.hardware.CPU_INFO", told)
     assert has_vnni.__wrapped__() is has
     told.unlink()
     assert has_vnni.__wrapped__() is False
@@ -226,7 +228,7 @@ def test_vnni_is_read_from_what_the_kernel_says(tmp_path: Path, monkeypatch, tex
 
 def test_auto_says_why_a_faster_engine_is_left(folder: Path, monkeypatch: pytest.MonkeyPatch, caplog):
     """A driver is there, Torch-TensorRT is found, and then cannot be used."""
-    monkeypatch.setattr("tabrt.engine.has_cuda", lambda: True)
+    monkeypatch.setattr("tabrt.engines.engine.has_cuda", lambda: True)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     assert load_engine(folder / "random1.safetensors").name == "torch"
     assert "tensorrt cannot be used" in caplog.text
@@ -254,9 +256,9 @@ def test_files_of_the_wrong_kind(folder: Path):
 def test_a_missing_extra_names_the_command():
     script = (
         "import sys; sys.modules['openvino'] = None\n"
-        "from tabrt.engine import load_engine, MODELS\n"
+        "from tabrt.engines.engine import load_engine, MODELS\n"
         "from tabrt.errors import EngineUnavailable\n"
-        "import tabrt.engine; tabrt.engine.model_file = lambda *_: __import__('pathlib').Path('x.onnx')\n"
+        "from tabrt.engines import engine; engine.model_file = lambda *_: __import__('pathlib').Path('x.onnx')\n"
         "try: load_engine('x', 'openvino')\n"
         "except EngineUnavailable as problem: print(problem)\n"
     )

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from synthetic_faces import drawn_faces, drawn_points
 
-from tabrt.engine import ModelCard
+from tabrt.card import ModelCard
 from tabrt.errors import TabrtError
 from tabrt.geometry import Box, Crop
 from tabrt.heatmaps import render_logits
@@ -197,7 +197,7 @@ def test_a_face_without_a_length_is_named():
 def test_the_command_writes_json_and_plots(tmp_path, monkeypatch):
     from typer.testing import CliRunner
 
-    from tabrt import engine
+    from tabrt.engines import engine
 
     faces, points = judged_by_68()
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: faces)
@@ -219,7 +219,7 @@ def test_the_shipped_model_on_a_tree_of_pts(tmp_path):
     capture = cv2.VideoCapture(str(ROOT / "tabrt/demo/pexels_face.mp4"))
     _, frame = capture.read()
     cv2.imwrite(str(tmp_path / "face.png"), frame)
-    from tabrt.engine import load_engine
+    from tabrt.engines.engine import load_engine
     from tabrt.heatmaps import decode
 
     engine = load_engine(model, "onnxruntime", 1)

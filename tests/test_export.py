@@ -15,16 +15,17 @@ import torch
 from small_network import face_crops, random_checkpoint, random_network, shipped_checkpoint
 from torch.nn import functional
 
-from tabrt.engine import MODELS, ModelCard, int8_file, load_engine
+from tabrt.card import ModelCard
+from tabrt.engines.engine import MODELS, int8_file, load_engine
+from tabrt.engines.parity import BOUNDS, Shift, onnx_maps, sample_crops
 from tabrt.errors import TabrtError
+from tabrt.exporting import export as export_module
+from tabrt.exporting import half as half_module
+from tabrt.exporting.export import export, export_onnx, to_onnx, write_card
+from tabrt.exporting.half import overflowing_layers, to_half
+from tabrt.exporting.int8 import by_groups, to_int8
 from tabrt.heatmaps import render_logits
-from tabrt.network import export as export_module
-from tabrt.network import half as half_module
 from tabrt.network.deployed import torch_maps
-from tabrt.network.export import export, export_onnx, to_onnx, write_card
-from tabrt.network.half import overflowing_layers, to_half
-from tabrt.network.int8 import by_groups, to_int8
-from tabrt.network.parity import BOUNDS, Shift, onnx_maps, sample_crops
 
 ROOT = Path(__file__).parents[1]
 CARD = ModelCard(name="random")

@@ -18,9 +18,10 @@ from export.parity import Row, accurate_in_int8, compare, page, winner
 from export.plot import draw
 from export.rebuild import Variant, calibration_crops, checkpoints, rebuild
 from export.triton import config, write_repository
-from tabrt.engine import MAX_BATCH, ModelCard, load_engine
+from tabrt.card import MAX_BATCH, ModelCard
+from tabrt.engines.engine import load_engine
+from tabrt.engines.parity import BOUNDS
 from tabrt.errors import TabrtError
-from tabrt.network.parity import BOUNDS
 
 ROOT = Path(__file__).parents[1]
 SHARED_FACES = ROOT.parent / "shared" / "faces"
@@ -147,7 +148,7 @@ def test_calibration_faces_are_none_of_those_that_judge(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("tensorrt", [False, True])
 def test_the_triton_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tensorrt: bool):
-    monkeypatch.setattr("tabrt.network.export.sample_crops", lambda: face_crops(1))
+    monkeypatch.setattr("tabrt.exporting.export.sample_crops", lambda: face_crops(1))
     told = write_repository(random_checkpoint(tmp_path), tmp_path / "models", tensorrt)
     assert "--model-repository" in told
     place = tmp_path / "models" / "random"

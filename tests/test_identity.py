@@ -12,8 +12,8 @@ import pytest
 from conftest import CLIP
 
 from tabrt.faces import Frame, Scene
-from tabrt.tracker import Tracker
-from tabrt.video import open_film
+from tabrt.film.reading import open_film
+from tabrt.tracking.tracker import Tracker
 
 PORTRAIT = Path(__file__).parent / "data" / "astronaut.png"
 SIZE = (640, 360)  # px, width and height of the stage

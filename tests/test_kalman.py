@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from conftest import environment
 
-from tabrt.kalman import KalmanFilter
+from tabrt.tracking.kalman import KalmanFilter
 
 PROGRAM = """
 import sys
-from tabrt.kalman import KalmanFilter
+from tabrt.tracking.kalman import KalmanFilter
 print(KalmanFilter.update.__code__.co_filename)
 assert not any(name.split(".")[0] in ("scipy", "filterpy") for name in sys.modules)
 import filterpy.kalman

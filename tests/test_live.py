@@ -31,16 +31,16 @@ from live_sources import (
     wait_for_port,
 )
 
-import tabrt.live
-import tabrt.outputs
-from tabrt.camera import LiveCamera
+import tabrt.live.loop
+import tabrt.live.outputs
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame, Scene
-from tabrt.live import live, quit_by_signal, run
-from tabrt.outputs import MetricsServer, Recorder, host_and_port, metrics_text, stamped
-from tabrt.records import read_landmarks
-from tabrt.status import LONGEST, Controls, Numbers
-from tabrt.video import open_film
+from tabrt.film.reading import open_film
+from tabrt.live.camera import LiveCamera
+from tabrt.live.loop import live, quit_by_signal, run
+from tabrt.live.outputs import MetricsServer, Recorder, host_and_port, metrics_text, stamped
+from tabrt.live.status import LONGEST, Controls, Numbers
+from tabrt.sinks.records import read_landmarks
 
 PROGRAM = Path(__file__).parent / "live_program.py"
 LIMIT = 60.0  # seconds that a test waits for something at most
@@ -49,7 +49,7 @@ STEADY = {"stall": LIMIT, "patience": LIMIT, "waits": (0.05,), "tick": 0.02}  # 
 
 @pytest.fixture
 def scripted(monkeypatch):
-    monkeypatch.setattr(tabrt.live, "Tracker", ScriptedTracker)
+    monkeypatch.setattr(tabrt.live.loop, "Tracker", ScriptedTracker)
 
 
 @pytest.fixture(scope="module")
@@ -300,7 +300,7 @@ def test_csv_and_camera_lost(scripted, tmp_path):
     url = f"http://127.0.0.1:{port}/"
     with ended(serve_film(url)) as server:
         wait_for_port(port)
-        real = tabrt.live.run
+        real = tabrt.live.loop.run
 
         def run_and_kill(camera, tracker, views, *rest):
             def view(scene, _picture):
@@ -310,7 +310,7 @@ def test_csv_and_camera_lost(scripted, tmp_path):
             real(camera, tracker, [*views, view], *rest)
 
         with pytest.MonkeyPatch.context() as patch, pytest.raises(TabrtError, match=r"was lost .*stopped sending"):
-            patch.setattr(tabrt.live, "run", run_and_kill)
+            patch.setattr(tabrt.live.loop, "run", run_and_kill)
             live(url, window=False, landmarks=tmp_path / "seen.csv", exit_when_lost=True)
     rows = list(csv.DictReader((tmp_path / "seen.csv").open()))
     assert len(rows) >= 2 and rows[0]["id"] == "1"
@@ -333,7 +333,7 @@ def test_csv_and_camera_lost(scripted, tmp_path):
 def test_outputs_that_cannot_be(scripted, monkeypatch, tmp_path, options, said):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "pyvirtualcam", None)
-    monkeypatch.setattr(tabrt.live, "run", lambda *_: pytest.fail("said only once the camera runs"))
+    monkeypatch.setattr(tabrt.live.loop, "run", lambda *_: pytest.fail("said only once the camera runs"))
     with pytest.raises(TabrtError, match=said) as problem:
         live(FILM, window=False, **options)
     assert "\n" not in str(problem.value)
@@ -394,7 +394,7 @@ def test_films_begin_and_end_on_demand(tmp_path):
 def test_closing_a_long_film_takes_no_time(tmp_path, monkeypatch):
     """Moving the index of a day's film to its front would take minutes, and as much room again."""
     for most, name in ((10**9, "short.mp4"), (0, "long.mp4")):
-        monkeypatch.setattr(tabrt.outputs, "MOST_REWRITTEN", most)
+        monkeypatch.setattr(tabrt.live.outputs, "MOST_REWRITTEN", most)
         with closing(Recorder(tmp_path, tmp_path / name)) as recorder:
             for index in range(9):
                 recorder.follow(True, picture(9), 5 + index / 10, 10.0)
@@ -408,12 +408,12 @@ def test_a_film_begun_by_hand_that_fails_does_not_end_the_run(tmp_path):
     controls = Controls(recording=True)
     camera = LiveCamera(Opener(ScriptedCapture([])), **STEADY)
     with closing(Recorder(tmp_path / "gone")) as recorder:
-        sink = tabrt.live._recording(recorder, camera, controls, required=False)
+        sink = tabrt.live.loop._recording(recorder, camera, controls, required=False)
         sink(scene(0, 0.0), picture(0))
     assert not controls.recording
     assert "there is no folder" in controls.message
     with closing(Recorder(tmp_path, tmp_path / "gone" / "out.mp4")) as recorder, pytest.raises(TabrtError):
-        tabrt.live._recording(recorder, camera, Controls(recording=True), required=True)(scene(0, 0.0), picture(0))
+        tabrt.live.loop._recording(recorder, camera, Controls(recording=True), required=True)(scene(0, 0.0), picture(0))
 
 
 def test_snapshots_have_names_of_their_own(tmp_path):
@@ -421,7 +421,7 @@ def test_snapshots_have_names_of_their_own(tmp_path):
     first.touch()
     assert stamped(tmp_path, ".png") != first
     controls = Controls(snapshot=True)
-    sink = tabrt.live._snapshots(tmp_path, controls)
+    sink = tabrt.live.loop._snapshots(tmp_path, controls)
     sink(scene(0, 0.0), picture(0))
     sink(scene(1, 0.0), picture(0))
     assert len([path for path in tmp_path.glob("*.png") if path.stat().st_size]) == 1

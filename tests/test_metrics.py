@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tabrt.metrics import (
+from tabrt.topology import AFLW19, COFW29, IBUG68, WFLW98
+from training.metrics import (
     area_under_curve,
     box_size,
     eye_distance,
@@ -14,7 +15,6 @@ from tabrt.metrics import (
     point_errors,
     pupil_distance,
 )
-from tabrt.topology import AFLW19, COFW29, IBUG68, WFLW98
 
 
 def test_nme_by_hand():

@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
+from tabrt.drawing.overlay import PALETTE, draw
 from tabrt.faces import Face, Frame, Scene
 from tabrt.geometry import Box, Crop
-from tabrt.overlay import PALETTE, draw
 from tabrt.topology import COFW29, TOPOLOGIES, WFLW98
 
 

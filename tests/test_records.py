@@ -13,7 +13,7 @@ import pytest
 from tabrt.errors import TabrtError
 from tabrt.faces import Face, Frame, Scene
 from tabrt.geometry import Box
-from tabrt.records import LandmarkWriter, read_landmarks
+from tabrt.sinks.records import LandmarkWriter, read_landmarks
 from tabrt.topology import WFLW98
 
 HEADER = {"model": "tab1-lite", "engine": "onnxruntime", "source": "naïve.mp4", "width": 640, "height": 360}
@@ -105,7 +105,7 @@ def test_standard_output():
     program = (
         "import numpy as np\n"
         "from tabrt.faces import Frame, Scene\n"
-        "from tabrt.records import LandmarkWriter\n"
+        "from tabrt.sinks.records import LandmarkWriter\n"
         "from tabrt.topology import WFLW98\n"
         "with LandmarkWriter('-', {}, WFLW98) as writer:\n"
         "    writer.write(Scene(Frame(np.zeros((1, 1, 3), np.uint8))))\n"
@@ -124,7 +124,7 @@ import numpy as np
 from tabrt.errors import TabrtError
 from tabrt.faces import Face, Frame, Scene
 from tabrt.geometry import Box
-from tabrt.records import LandmarkWriter
+from tabrt.sinks.records import LandmarkWriter
 from tabrt.topology import WFLW98
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 points = np.random.default_rng(0).uniform(0, 500, (98, 2))

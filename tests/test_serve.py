@@ -22,19 +22,19 @@ import pytest
 from conftest import environment
 from live_sources import FILM, Opener, ScriptedCapture, ScriptedTracker, ended, picture, wait
 
-from tabrt.camera import LiveCamera, State
+from tabrt.drawing.overlay import PALETTE
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame
-from tabrt.overlay import PALETTE
-from tabrt.status import Controls, Numbers
+from tabrt.film.reading import open_film
+from tabrt.live.camera import LiveCamera, State
+from tabrt.live.status import Controls, Numbers
 from tabrt.topology import topology_named
-from tabrt.video import open_film
 
 pytest.importorskip("starlette", reason="needs the extra: pip install 'tabrt[serve]'")
 websockets = pytest.importorskip("websockets.sync.client", reason="needs the extra: pip install 'tabrt[serve]'")
 from websockets.exceptions import ConnectionClosed, InvalidStatus  # noqa: E402
 
-from tabrt.serve import CREDIT, PAGE, Server, about, is_loopback  # noqa: E402
+from tabrt.live.page import CREDIT, PAGE, Server, about, is_loopback  # noqa: E402
 
 LIMIT = 120.0  # seconds that a test waits for something at most
 ABOUT = about("<b>desk</b>", "tab1-lite", "onnxruntime", topology_named("wflw98"), PALETTE)
@@ -225,7 +225,7 @@ def test_any_other_host_asks_for_a_token(monkeypatch):
 
 
 def test_a_missing_package_is_named():
-    program = "import sys; sys.modules['websockets'] = None; import tabrt.serve"
+    program = "import sys; sys.modules['websockets'] = None; import tabrt.live.page"
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, timeout=LIMIT
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tabrt.kalman import KalmanFilter
-from tabrt.smoothing import POINT_DRIFT, POINT_PERSISTENCE, Smoother, _Filter, fit_similarity, motion_groups
 from tabrt.topology import TOPOLOGIES, WFLW98
+from tabrt.tracking.kalman import KalmanFilter
+from tabrt.tracking.smoothing import POINT_DRIFT, POINT_PERSISTENCE, Smoother, _Filter, fit_similarity, motion_groups
 
 EYES = 100.0  # px, distance of the outer eye corners of `face`
 SURE = np.full(98, 0.9)

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from small_network import face_crops, random_checkpoint
 
-from tabrt.engine import MAX_BATCH, load_engine
+from tabrt.card import MAX_BATCH
 from tabrt.engines import tensorrt
+from tabrt.engines.engine import load_engine
 from tabrt.engines.tensorrt import build, compile_settings, open_engine, open_sealed, padded_size, profile
 from tabrt.errors import EngineUnavailable, TabrtError
 from tabrt.heatmaps import decode, render_logits

@@ -21,11 +21,11 @@ pytest.importorskip("onnx", reason="needs the extra `export`")
 
 import tensorrt_rtx
 
-from tabrt.engine import ModelCard
+from tabrt.card import ModelCard
 from tabrt.engines.tensorrt import compile_settings, exported_program, profile
+from tabrt.exporting.export import to_onnx, write_card
+from tabrt.exporting.half import half_but
 from tabrt.network import Tab, TabConfig
-from tabrt.network.export import to_onnx, write_card
-from tabrt.network.half import half_but
 
 CAPABILITIES = ("SM75", "SM80", "SM86", "SM89", "SM120")
 VARIANTS = [(width, hourglasses) for width in ("lite", "full") for hourglasses in (1, 2)]

@@ -7,7 +7,6 @@ import pytest
 from synthetic_faces import drawn_points, real_faces
 
 from tabrt.errors import TabrtError
-from tabrt.metrics import eye_distance, nme
 from tabrt.topology import (
     BOUNDARIES,
     BOUNDARY_CHANNELS,
@@ -19,6 +18,7 @@ from tabrt.topology import (
     to_68,
     topology_named,
 )
+from training.metrics import eye_distance, nme
 
 COUNTS = {"wflw98": (98, 15), "300w68": (68, 13), "cofw29": (29, 13), "aflw19": (19, 5)}
 every_scheme = pytest.mark.parametrize("topology", TOPOLOGIES.values(), ids=TOPOLOGIES)

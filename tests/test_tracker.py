@@ -11,12 +11,12 @@ import pytest
 from conftest import CLIP, TIMES
 
 import tabrt
-from tabrt.engine import FakeEngine
+from tabrt.engines.engine import FakeEngine
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame
+from tabrt.film.reading import open_film
 from tabrt.geometry import Box
-from tabrt.tracker import Tracker
-from tabrt.video import open_film
+from tabrt.tracking.tracker import Tracker
 
 
 class Detector:

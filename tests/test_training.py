@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 from tabrt.errors import TabrtError
 from tabrt.geometry import CROP_SIZE
 from tabrt.heatmaps import decode, render_boundaries
-from tabrt.metrics import eye_distance, nme
 from tabrt.network import Tab, TabConfig
 from tabrt.network.checkpoint import load_checkpoint
 from tabrt.network.tab import normalise
@@ -32,6 +31,7 @@ from training.datasets import parse_sources, training_sets
 from training.journal import Journal
 from training.loop import joined, learning_rate, train
 from training.losses import Objective, boundary_mse, landmark_cross_entropy, landmark_mse
+from training.metrics import eye_distance, nme
 from training.recipes import RECIPES, Phase, Recipe, changed
 from training.relabel import mean_points, with_labels, write_labels
 from training.validation import NetworkEngine
@@ -441,7 +441,7 @@ def test_a_network_that_is_right_gives_back_the_labels_on_average():
         """Sees the true points of the crops it is asked for, as a perfect network would."""
 
         def __init__(self):
-            from tabrt.engine import ModelCard
+            from tabrt.card import ModelCard
 
             self.card = ModelCard(name="right")
 

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 
 from tabrt.errors import TabrtError
-from tabrt.video import open_film, read_image
-from tabrt.writer import FilmWriter
+from tabrt.film.reading import open_film, read_image
+from tabrt.film.writing import FilmWriter
 
 CLIP = Path(__file__).parents[1] / "tabrt" / "demo" / "pexels_face.mp4"
 SHARED = Path(__file__).parents[2] / "shared" / "videos"
@@ -207,7 +207,7 @@ def test_transport_streams_start_at_zero(tmp_path):
 
 def test_reads_standard_input(tmp_path):
     source = make_film(tmp_path / "a.mkv")
-    program = "from tabrt.video import open_film\nprint(sum(1 for _ in open_film('-')))"
+    program = "from tabrt.film.reading import open_film\nprint(sum(1 for _ in open_film('-')))"
     with source.open("rb") as stdin:
         done = subprocess.run([sys.executable, "-c", program], stdin=stdin, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "12", done.stderr
@@ -449,7 +449,7 @@ def test_more_real_clips_come_through(tmp_path, name):
 WRITER = """
 import signal, sys, time
 import numpy as np
-from tabrt.writer import FilmWriter
+from tabrt.film.writing import FilmWriter
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background inherits that it is ignored
 noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
 with FilmWriter(sys.argv[1], 320, 240, 30) as writer:
@@ -489,7 +489,7 @@ FULL = """
 import resource, sys
 import numpy as np
 from tabrt.errors import TabrtError
-from tabrt.writer import FilmWriter
+from tabrt.film.writing import FilmWriter
 resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))
 noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
 try:
@@ -689,7 +689,7 @@ def serve_then_fall_silent(pictures: int) -> tuple[str, threading.Event]:
 
 @pytest.mark.parametrize("pictures", [0, 400])
 def test_a_network_source_that_falls_silent_is_given_up(monkeypatch, pictures):
-    monkeypatch.setattr("tabrt.video.NETWORK_PATIENCE", 1.0)
+    monkeypatch.setattr("tabrt.film.reading.NETWORK_PATIENCE", 1.0)
     address, done = serve_then_fall_silent(pictures)
     taken = 0
     with pytest.raises(TabrtError, match="check the"), open_film(address) as film:

@@ -14,9 +14,9 @@ import pytest
 from live_sources import ended, free_port, serve_film, wait, wait_for_port
 
 from tabrt.errors import TabrtError
-from tabrt.status import Controls
-from tabrt.video import open_film
-from tabrt.window import AMBER, HELP, RED, Window, annotated, no_screen, press
+from tabrt.film.reading import open_film
+from tabrt.live.status import Controls
+from tabrt.live.window import AMBER, HELP, RED, Window, annotated, no_screen, press
 
 PROGRAM = Path(__file__).parent / "live_program.py"
 LIMIT = 120.0  # seconds that a test waits for something at most
@@ -122,8 +122,8 @@ def window_program(screen: str, loop: str):
     """A program that shows a window again and again, as `loop` says, and prints why it quit."""
     text = f"""
 import numpy as np
-from tabrt.status import Controls
-from tabrt.window import Window
+from tabrt.live.status import Controls
+from tabrt.live.window import Window
 window, controls, shown = Window("alone"), Controls(), 0
 while not controls.quit:
     {loop}

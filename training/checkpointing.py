@@ -11,10 +11,11 @@ from pathlib import Path
 
 import torch
 
-from tabrt.engine import ModelCard
+from tabrt.card import ModelCard
 from tabrt.errors import TabrtError
+from tabrt.files import write_atomically
 from tabrt.network import Tab, TabConfig
-from tabrt.network.checkpoint import load_checkpoint, write_atomically
+from tabrt.network.checkpoint import load_checkpoint
 from training.recipes import Recipe
 from training.sets import SHARED_SETS
 

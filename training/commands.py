@@ -98,7 +98,7 @@ def relabel(
     cache: CacheOption = CACHE,
 ) -> None:
     """Better the labels: the mean of a network's points over flips, scales and turns."""
-    from tabrt.engine import load_engine
+    from tabrt.engines.engine import load_engine
     from training.relabel import relabelled, write_labels
     from training.sets import shared_faces
 
@@ -127,7 +127,7 @@ def evaluate(
     cache: CacheOption = CACHE,
 ) -> None:
     """Judge a model on a data set: NME, failure rates, areas under the error curve."""
-    from tabrt.engine import load_engine
+    from tabrt.engines.engine import load_engine
     from training.datasets import load_dataset
     from training.evaluate import report
 
@@ -161,7 +161,7 @@ def _perturbations(asked: list[str]) -> tuple[str, ...]:
 
 
 def _detector():
-    from tabrt.detector import Detector
+    from tabrt.detection.mediapipe import Detector
 
     return Detector()
 

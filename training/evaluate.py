@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from tabrt.engine import Engine
+from tabrt.engines.engine import Engine
 from tabrt.errors import TabrtError
 from tabrt.geometry import Box, Crop
 from tabrt.heatmaps import decode
-from tabrt.metrics import area_under_curve, failure_rate, point_errors, pupil_distance
 from tabrt.topology import INNER_51, Topology, to_68, topology_named
 from training.augment import truth_crop
+from training.metrics import area_under_curve, failure_rate, point_errors, pupil_distance
 from training.perturb import PERTURBATIONS, moved, spoilt
 from training.sets import FaceSet
 

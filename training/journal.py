@@ -12,7 +12,7 @@ import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from tabrt.network.checkpoint import write_atomically
+from tabrt.files import write_atomically
 
 _EVERY = 50  # steps between lines
 _COLUMNS = ("phase", "step", "faces", "learning_rate", "landmarks", "boundaries", "validation")

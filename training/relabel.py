@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tabrt.engine import Engine
+from tabrt.engines.engine import Engine
 from tabrt.errors import TabrtError
+from tabrt.files import write_atomically
 from tabrt.geometry import CROP_SIZE, Crop
 from tabrt.heatmaps import decode
-from tabrt.network.checkpoint import write_atomically
 from tabrt.topology import topology_named
 from training.augment import truth_crop
 from training.sets import FaceSet

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 
 from tabrt.errors import TabrtError
-from tabrt.metrics import box_size, eye_distance
 from tabrt.topology import IBUG68, WFLW98, Topology
+from training.metrics import box_size, eye_distance
 
 SHARED_SETS = ("human", "allage", "utkface", "facemask", "video")
 _CROP_SIDE = 352  # px of the pictures in the zips

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import torch
 
-from tabrt.engine import ModelCard
+from tabrt.card import ModelCard
 from tabrt.geometry import CROP_SIZE, Crop
 from tabrt.heatmaps import render_boundaries
 from tabrt.network import Tab

@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from tabrt.engine import CARD_KEY, ModelCard, available_threads, has_vnni, in_batches, read_bounded
+from tabrt.card import CARD_KEY, ModelCard
+from tabrt.engines.engine import in_batches
 from tabrt.errors import TabrtError
+from tabrt.files import read_bounded
 from tabrt.geometry import CROP_SIZE, HEATMAP_SIZE
+from tabrt.hardware import available_threads, has_vnni
 from tabrt.topology import BOUNDARY_CHANNELS
 
 # The key by which ONNX names data outside the file. It is looked for in the bytes, before ONNX Runtime sees them: some
@@ -29,7 +32,7 @@ def load(path: Path, threads: int | None = None) -> OnnxRuntimeEngine:
 
 
 class OnnxRuntimeEngine:
-    """See `tabrt.engine.Engine`. It may be called from several threads at once."""
+    """See `tabrt.engines.engine.Engine`. It may be called from several threads at once."""
 
     name = "onnxruntime"
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tabrt.engine import available_threads, in_batches, read_bounded
+from tabrt.engines.engine import in_batches
 from tabrt.engines.onnxruntime import checked
 from tabrt.errors import EngineUnavailable, TabrtError
+from tabrt.files import read_bounded
+from tabrt.hardware import available_threads
 
 try:
     import openvino
@@ -25,7 +27,7 @@ def load(path: Path, threads: int | None = None) -> OpenVinoEngine:
 
 
 class OpenVinoEngine:
-    """See `tabrt.engine.Engine`. Calls from several threads wait for each other."""
+    """See `tabrt.engines.engine.Engine`. Calls from several threads wait for each other."""
 
     name = "openvino"
 

@@ -25,27 +25,21 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tabrt.engine import (
-    CARD_KEY,
-    ENGINE_SUFFIX,
-    MAX_BATCH,
-    Engine,
-    ModelCard,
-    checkpoint_file,
-    has_cuda,
-    in_batches,
-    read_bounded,
-)
+from tabrt.card import CARD_KEY, MAX_BATCH, ModelCard
+from tabrt.engines.engine import ENGINE_SUFFIX, Engine, checkpoint_file, in_batches
 from tabrt.errors import EngineUnavailable, TabrtError
+from tabrt.files import read_bounded
 from tabrt.geometry import CROP_SIZE
+from tabrt.hardware import has_cuda
 
 try:
     import torch
 
+    from tabrt.engines.parity import BOUNDS, HALF_PARTS, Shift, sample_crops
     from tabrt.engines.torch import TorchEngine
-    from tabrt.network.checkpoint import MAX_BYTES, load_checkpoint, write_atomically
+    from tabrt.files import write_atomically
+    from tabrt.network.checkpoint import MAX_BYTES, load_checkpoint
     from tabrt.network.deployed import Deployed
-    from tabrt.network.parity import BOUNDS, HALF_PARTS, Shift, sample_crops
     from tabrt.network.tab import Tab
 except ModuleNotFoundError as error:
     if (error.name or "").startswith("tabrt"):
@@ -261,7 +255,7 @@ def _padded_run(runtime: Runtime, program: Any, batch: np.ndarray) -> tuple[np.n
 
 
 class TensorRTEngine:
-    """See `tabrt.engine.Engine`. Calls from several threads wait for each other."""
+    """See `tabrt.engines.engine.Engine`. Calls from several threads wait for each other."""
 
     name = "tensorrt"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tabrt.engine import checkpoint_file, in_batches
+from tabrt.engines.engine import checkpoint_file, in_batches
 from tabrt.errors import EngineUnavailable, TabrtError
 
 try:
@@ -32,7 +32,7 @@ def load(path: Path, threads: int | None = None) -> TorchEngine:
 
 
 class TorchEngine:
-    """See `tabrt.engine.Engine`. Calls from several threads wait for each other."""
+    """See `tabrt.engines.engine.Engine`. Calls from several threads wait for each other."""
 
     name = "torch"
 

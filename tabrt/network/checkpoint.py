@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -18,8 +16,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from tabrt.engine import MAX_CARD_CHARACTERS, ModelCard
+from tabrt.card import MAX_CARD_CHARACTERS, ModelCard
 from tabrt.errors import TabrtError
+from tabrt.files import write_atomically
 from tabrt.network.config import HOURGLASS_DEPTH, TabConfig
 from tabrt.network.tab import Tab
 from tabrt.topology import TOPOLOGIES
@@ -38,32 +37,6 @@ def save_checkpoint(path: str | Path, model: Tab, card: ModelCard, metadata: Map
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     own = {CONFIG_KEY: json.dumps(model.config.to_dict()), CARD_KEY: card.to_json()}
     write_atomically(path, safetensors.torch.save(tensors, {**(metadata or {}), **own}))
-
-
-def write_atomically(path: str | Path, data: bytes) -> None:
-    """Write a file so that at every moment the old or the new one is there, whole. Raises TabrtError."""
-    path = Path(path)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = file.name
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # a temporary file is readable by its owner alone
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        problem = error.strerror or str(error)
-        raise TabrtError(f"cannot write {path}: {problem}; free some space or choose another folder") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def load_checkpoint(path: str | Path) -> tuple[Tab, ModelCard]:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tabrt.engine import MAX_BATCH
+from tabrt.card import MAX_BATCH
 from tabrt.network.tab import IMAGE_MEAN, IMAGE_STD, Tab
 
 

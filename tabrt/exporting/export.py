@@ -16,14 +16,17 @@ import onnx
 import torch
 from onnx import numpy_helper
 
-from tabrt.engine import CARD_KEY, MODEL_FOLDER, PRECISIONS, ModelCard, has_cuda
+from tabrt.card import CARD_KEY, PRECISIONS, ModelCard
+from tabrt.engines.engine import MODEL_FOLDER
+from tabrt.engines.parity import BOUNDS, Shift, onnx_maps, sample_crops
 from tabrt.errors import TabrtError
+from tabrt.exporting.half import to_half
+from tabrt.exporting.int8 import to_int8
+from tabrt.files import write_atomically
 from tabrt.geometry import CROP_SIZE
-from tabrt.network.checkpoint import load_checkpoint, write_atomically
+from tabrt.hardware import has_cuda
+from tabrt.network.checkpoint import load_checkpoint
 from tabrt.network.deployed import Deployed, torch_maps
-from tabrt.network.half import to_half
-from tabrt.network.int8 import to_int8
-from tabrt.network.parity import BOUNDS, Shift, onnx_maps, sample_crops
 from tabrt.network.tab import Tab
 
 OPSET = 20

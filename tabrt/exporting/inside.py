@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 
-from tabrt.network.parity import quiet_session
+from tabrt.engines.parity import quiet_session
 
 
 def inner_values(model: onnx.ModelProto, crops: np.ndarray) -> Iterator[dict[str, np.ndarray]]:

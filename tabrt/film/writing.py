@@ -17,7 +17,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from tabrt.errors import TabrtError
-from tabrt.video import LEAST_STEP, Film, decoded, reason, sane_rate, starts
+from tabrt.film.reading import LEAST_STEP, Film, decoded, reason, sane_rate, starts
 
 MAX_CLOCK = 1_000_000  # ticks a second
 _COPIED = {  # sound that players of a container take as it is; None: whatever the container can hold

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from tabrt.errors import TabrtError
-from tabrt.status import Controls
+from tabrt.live.status import Controls
 
 HELP = (
     "q, Esc\tquit",

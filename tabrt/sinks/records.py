@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tabrt.engines.engine import Engine
 from tabrt.errors import TabrtError
 from tabrt.faces import Face, Scene
 from tabrt.topology import Topology
@@ -190,3 +191,14 @@ def _numbers(values: np.ndarray) -> list:
     if np.isfinite(rounded).all():
         return rounded.tolist()
     return np.where(np.isfinite(rounded), rounded.astype(object), None).tolist()
+
+
+def landmark_header(engine: Engine, source: object, width: int | None, height: int | None) -> dict:
+    """What the first line of a landmark file says of its making."""
+    return {
+        "model": engine.card.name,
+        "engine": engine.name,
+        "source": source,
+        "width": width,
+        "height": height,
+    }

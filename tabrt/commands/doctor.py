@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from tabrt import __version__
-from tabrt.cameras import cameras
-from tabrt.engine import ENGINES, MODELS, ModelCard, available_threads, has_cuda, has_vnni, int8_file, load_engine
+from tabrt.card import ModelCard
+from tabrt.engines.engine import ENGINES, MODELS, int8_file, load_engine
 from tabrt.errors import TabrtError, missing_library
 from tabrt.geometry import CROP_SIZE
+from tabrt.hardware import available_threads, has_cuda, has_vnni
+from tabrt.live.devices import cameras
 
 PACKAGES = (
     *("numpy", "opencv-contrib-python", "mediapipe", "onnxruntime", "filterpy", "av", "typer"),
@@ -76,7 +78,7 @@ def engine_state(name: str) -> str:
 def detector_state() -> str:
     """Whether the face detector runs here."""
     try:
-        from tabrt.detector import Detector
+        from tabrt.detection.mediapipe import Detector
 
         detector = Detector()
         try:

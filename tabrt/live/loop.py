@@ -20,19 +20,19 @@ from pathlib import Path
 import numpy as np
 
 from tabrt.ahead import ahead
-from tabrt.app import check_outputs, landmark_header
-from tabrt.camera import LiveCamera, State, live_camera
+from tabrt.drawing.overlay import PALETTE, draw
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame, Scene
+from tabrt.files import check_outputs
+from tabrt.film.writing import check_film
 from tabrt.geometry import CROP_SIZE
-from tabrt.outputs import MetricsServer, Recorder, VirtualCamera, find_pyvirtualcam, osc_sink, snapshot
-from tabrt.overlay import PALETTE, draw
-from tabrt.records import LandmarkWriter, landmark_suffix
-from tabrt.status import Controls, Numbers
+from tabrt.live.camera import LiveCamera, State, live_camera
+from tabrt.live.outputs import MetricsServer, Recorder, VirtualCamera, find_pyvirtualcam, osc_sink, snapshot
+from tabrt.live.status import Controls, Numbers
+from tabrt.live.window import Window, no_screen
+from tabrt.sinks.records import LandmarkWriter, landmark_header, landmark_suffix
 from tabrt.topology import topology_named
-from tabrt.tracker import Tracker
-from tabrt.window import Window, no_screen
-from tabrt.writer import check_film
+from tabrt.tracking.tracker import Tracker
 
 View = Callable[[Scene | None, np.ndarray | None], object]  # a new scene and its picture; or None and the last picture
 Sink = Callable[[Scene, np.ndarray | None], object]
@@ -236,7 +236,7 @@ def _window_view(window: Window, camera: LiveCamera, controls: Controls, numbers
 def _page(
     stack: ExitStack, port: int, host: str, camera: LiveCamera, tracker: Tracker, controls: Controls, numbers: Numbers
 ) -> View:
-    from tabrt.serve import Server, about
+    from tabrt.live.page import Server, about
 
     card = tracker.engine.card
     told = about(camera.name, card.name, tracker.engine.name, topology_named(card.topology), PALETTE)
@@ -301,7 +301,7 @@ def _landmarks(stack: ExitStack, path: str | Path, tracker: Tracker, camera: Liv
         nonlocal writer
         if writer is None:  # the header tells the size of the pictures
             height, width = scene.frame.image.shape[:2]
-            header = landmark_header(tracker, camera.name, width, height)
+            header = landmark_header(tracker.engine, camera.name, width, height)
             topology = topology_named(tracker.engine.card.topology)
             writer = stack.enter_context(closing(LandmarkWriter(path, header, topology)))
         writer.write(scene)

@@ -27,10 +27,10 @@ import numpy as np
 from av.error import FFmpegError
 
 from tabrt.ahead import ahead
-from tabrt.cameras import cameras
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame
-from tabrt.video import MAX_PIXELS, MAX_SIDE, open_film
+from tabrt.film.reading import MAX_PIXELS, MAX_SIDE, open_film
+from tabrt.live.devices import cameras
 
 SCHEMES = ("rtsp", "rtsps", "http", "https", "udp", "tcp", "rtp", "srt", "rtmp")
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before each attempt to reopen; the last one again and again

@@ -13,11 +13,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tabrt.camera import LiveCamera, State
 from tabrt.errors import TabrtError
 from tabrt.faces import Scene
-from tabrt.status import Numbers
-from tabrt.writer import FilmWriter
+from tabrt.film.writing import FilmWriter
+from tabrt.live.camera import LiveCamera, State
+from tabrt.live.status import Numbers
 
 USUAL_RATE = 30.0  # pictures a second, of a source that does not say
 MOST_REWRITTEN = 2**26  # bytes of an mp4 whose index is moved to its front at the end: a matter of half a second

@@ -18,8 +18,8 @@ import onnx
 import onnxruntime
 from onnx import helper, numpy_helper
 
+from tabrt.exporting.inside import inner_values
 from tabrt.geometry import CROP_SIZE, HEATMAP_SIZE
-from tabrt.network.inside import inner_values
 from tabrt.network.tab import IMAGE_MEAN, IMAGE_STD
 
 CLIPPED = 5  # % of the crops whose extremes may lie outside a value's range: one odd crop must not cost all others

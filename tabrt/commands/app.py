@@ -8,8 +8,7 @@ for scene in map(tracker, frames):        # Frame -> Scene(frame, faces)
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,20 +18,21 @@ import cv2
 import numpy as np
 
 from tabrt.ahead import ahead
+from tabrt.commands.progress import Progress, Stopwatch, totals, where_time_went
+from tabrt.drawing.overlay import draw as draw_scene
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame, Scene
-from tabrt.overlay import draw as draw_scene
-from tabrt.progress import Progress, Stopwatch, totals, where_time_went
-from tabrt.records import LandmarkWriter
+from tabrt.files import check_outputs
+from tabrt.film.reading import PICTURE_SUFFIXES, Film, open_film, read_image
+from tabrt.film.writing import FilmWriter
+from tabrt.sinks.records import LandmarkWriter, landmark_header
 from tabrt.topology import Topology, topology_named
-from tabrt.tracker import Tracker
-from tabrt.video import PICTURE_SUFFIXES, Film, open_film, read_image
-from tabrt.writer import FilmWriter
+from tabrt.tracking.tracker import Tracker
 
 Sink = Callable[[Scene], object]
 
 DEPTH = 8  # frames that decoding, and scenes that tracking, may run ahead
-DEMO_FILM = Path(__file__).parent / "demo" / "pexels_face.mp4"
+DEMO_FILM = Path(__file__).parents[1] / "demo" / "pexels_face.mp4"
 SHEET_COLUMNS, SHEET_ROWS, SHEET_WIDTH = 4, 3, 480  # of a contact sheet; px of one picture
 WATCHED = ("decode", "detect", "crop", "network", "maps", "smooth", "draw", "encode", "write")  # stages, as they come
 
@@ -78,7 +78,7 @@ def video(
             sinks.append(_film_sink(writer, watch, _drawing(topology, boundaries, watch) if overlay else None))
             notes = writer.notes
         if landmarks is not None:
-            header = landmark_header(tracker, str(source), film.width, film.height)
+            header = landmark_header(tracker.engine, str(source), film.width, film.height)
             sinks.append(_landmark_sink(stack, landmarks, header, topology, watch))
         progress = stack.enter_context(Progress(film.frames))
         sinks.append(progress)
@@ -125,17 +125,6 @@ def _landmark_sink(stack: ExitStack, path: str | Path, header: dict, topology: T
             writer.write(scene)
 
     return sink
-
-
-def landmark_header(tracker: Tracker, source: object, width: int | None, height: int | None) -> dict:
-    """What the first line of a landmark file says of its making."""
-    return {
-        "model": tracker.engine.card.name,
-        "engine": tracker.engine.name,
-        "source": source,
-        "width": width,
-        "height": height,
-    }
 
 
 def _close(writer: FilmWriter, watch: Stopwatch) -> None:
@@ -190,7 +179,7 @@ def image(
         if out is not None:
             sinks.append(_picture_sink(targets, watch, drawing))
         if landmarks is not None:
-            header = landmark_header(tracker, *_names_and_size(pictures))
+            header = landmark_header(tracker.engine, *_names_and_size(pictures))
             sinks.append(_landmark_sink(stack, landmarks, header, topology, watch))
         _run(map(_alone(tracker), watch.each("decode", _read(pictures, problems))), sinks, progress)
         seconds = _merged(watch.seconds, tracker.seconds)
@@ -330,37 +319,3 @@ def _tile(frame: Frame, size: tuple[int, int]) -> np.ndarray:
         text = f"{frame.time:.2f} s"
         cv2.putText(tile, text, (8, size[1] - 10), cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, thickness, cv2.LINE_AA)
     return tile
-
-
-# ---------------------------------------------------------------------------------------------------------- checks
-
-
-def check_outputs(inputs: Sequence[str | Path], *outputs: str | Path | None) -> None:
-    """Raise TabrtError, before any work, for an output that cannot be written or that would destroy an input."""
-    taken = {_identity(Path(path)) for path in inputs}
-    for output in outputs:
-        if output is None or str(output) == "-":
-            continue
-        path = Path(output)
-        _check_writable(path)
-        if _identity(path) in taken:
-            raise TabrtError(f"{path} is read or written already; choose another name for the output")
-        taken.add(_identity(path))
-
-
-def _check_writable(path: Path) -> None:
-    if path.is_dir():
-        raise TabrtError(f"{path} is a folder; name a file in it")
-    if not path.parent.is_dir():
-        raise TabrtError(f"there is no folder {path.parent}; make it first, or choose another")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise TabrtError(f"{path} may not be written; choose another folder, or change its rights")
-
-
-def _identity(path: Path) -> object:
-    """What is the same for two names of one file."""
-    try:
-        status = path.stat()
-    except (OSError, ValueError):
-        return path.absolute()
-    return status.st_dev, status.st_ino

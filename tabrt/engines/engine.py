@@ -1,115 +1,30 @@
-"""Engines: pixels in, heatmaps out. The protocol, the card that travels in a model file, and the loading."""
+"""Engines: pixels in, heatmaps out. The protocol, its test double, and the loading."""
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import importlib
 import importlib.util
-import json
 import logging
-import math
-import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from tabrt.card import MAX_BATCH, ModelCard
 from tabrt.errors import EngineUnavailable, TabrtError
-from tabrt.geometry import CROP_SIZE, HEATMAP_SIZE, STRIDE
-from tabrt.heatmaps import DECODINGS, render, render_logits
-from tabrt.topology import BOUNDARY_CHANNELS, topology_named
+from tabrt.geometry import CROP_SIZE, HEATMAP_SIZE
+from tabrt.hardware import has_cuda, has_vnni
+from tabrt.heatmaps import render, render_logits
+from tabrt.topology import BOUNDARY_CHANNELS
 
-MODEL_FOLDER = Path(__file__).parent / "models"
+MODEL_FOLDER = Path(__file__).parents[1] / "models"
 MODELS = {name: MODEL_FOLDER / f"{name}.onnx" for name in ("tab1-lite", "tab2-lite")}
 ENGINES = {name: f"tabrt.engines.{name}" for name in ("onnxruntime", "openvino", "tensorrt", "torch")}
-PRECISIONS = ("fp32", "fp16", "int8")
 
 ENGINE_SUFFIX = ".ep"  # of a compiled TensorRT engine: an exported program
-CARD_KEY = "tabrt"  # of the metadata in an ONNX file
-CPU_INFO = Path("/proc/cpuinfo")
-MAX_BATCH = 16  # crops in one run: bounds the memory, and is the range TensorRT is built for
-MAX_MODEL_BYTES = 512 * 2**20
-MAX_CARD_CHARACTERS = 65_536
-MAX_TEXT_CHARACTERS = 4_096
 
 log = logging.getLogger("tabrt")
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What a model is; it travels inside the model file, so a file is enough to run.
-
-    topology: landmark scheme. crop_margin: side of the crop over the longer side of the points' box. decoding and
-    offset: how its maps become points, `tabrt.heatmaps.decode`. figures: what was measured, by name.
-    Raises TabrtError for a value that is not allowed.
-    """
-
-    name: str
-    topology: str = "wflw98"
-    hourglasses: int = 1
-    width: str = "lite"
-    crop_margin: float = 1.25
-    precision: str = "fp32"
-    decoding: str = "softmax"
-    offset: float = 1.5  # crop px of the middle of cell 0
-    training_data: str = "not stated"
-    licence: str = "not stated"
-    version: str = "1"
-    date: str = ""
-    figures: dict[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in ("name", "topology", "width", "training_data", "licence", "version", "date"):
-            value = getattr(self, name)
-            _require(isinstance(value, str) and len(value) <= MAX_TEXT_CHARACTERS, name, "a text of bounded length")
-        topology_named(self.topology)
-        _require(_is_whole(self.hourglasses) and 1 <= self.hourglasses <= 8, "hourglasses", "a whole number 1…8")
-        _require(_is_number(self.crop_margin) and 1 <= self.crop_margin <= 4, "crop_margin", "a number 1…4")
-        _require(_is_number(self.offset) and abs(self.offset) <= STRIDE, "offset", f"a number within ±{STRIDE}")
-        _require(self.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}")
-        _require(self.decoding in DECODINGS, "decoding", f"one of {', '.join(DECODINGS)}")
-        named = isinstance(self.figures, dict) and all(isinstance(key, str) for key in self.figures)
-        _require(named and all(map(_is_number, self.figures.values())), "figures", "names with finite numbers")
-
-    @property
-    def points(self) -> int:
-        return topology_named(self.topology).points
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> ModelCard:
-        """The card written by `to_json`. Raises TabrtError for text that is not a card."""
-        if len(text) > MAX_CARD_CHARACTERS:
-            raise TabrtError(f"the model card has {len(text)} characters; at most {MAX_CARD_CHARACTERS} are read")
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise TabrtError("the model card is not JSON; export the model again with tabrt export") from error
-        if not isinstance(values, dict) or "name" not in values:
-            raise TabrtError("the model card has no name; export the model again with tabrt export")
-        unknown = values.keys() - cls.__dataclass_fields__.keys()
-        if unknown:
-            found = ", ".join(sorted(unknown))[:200]
-            raise TabrtError(f"the model card has unknown fields ({found}); it needs a newer tabrt")
-        return cls(**values)
-
-
-def _require(condition: bool, name: str, expected: str) -> None:
-    if not condition:
-        raise TabrtError(f"model card: {name} must be {expected}; export the model again with tabrt export")
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 class Engine(Protocol):
@@ -236,25 +151,6 @@ def checkpoint_file(path: Path) -> Path:
     return path.with_suffix(".safetensors") if path in MODELS.values() else path
 
 
-def read_bounded(path: Path, limit: int = MAX_MODEL_BYTES) -> bytes:
-    """The bytes of a file that is not empty and not above the limit. Raises TabrtError otherwise."""
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if not 0 < size <= limit:
-                raise TabrtError(f"{path} has {size:,} bytes; a model has 1…{limit:,}: export it again")
-            return file.read(limit)
-    except OSError as error:
-        raise TabrtError(f"cannot read {path}: {error.strerror}; check the path and its permissions") from error
-
-
-def available_threads(threads: int | None) -> int:
-    """The threads asked for, or one for each core this process may use."""
-    if threads is not None:
-        return threads
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _load(model: str | Path, engine: str, threads: int | None) -> Engine:
     path = model_file(model, engine)
     return importlib.import_module(ENGINES[engine]).load(path, threads)
@@ -268,25 +164,3 @@ def _automatic(path: Path) -> list[str]:
     cpu = "torch" if checkpoint else "onnxruntime"
     on_gpu = (checkpoint or path in MODELS.values()) and has_cuda() and importlib.util.find_spec("torch_tensorrt")
     return ["tensorrt", cpu] if on_gpu else [cpu]
-
-
-@functools.cache
-def has_vnni() -> bool:
-    """Whether this CPU multiplies int8 in one step. Without it int8 gains little, and sums may overflow."""
-    try:
-        with CPU_INFO.open(encoding="utf-8", errors="replace") as file:
-            flags = next((line.split() for line in file if line.startswith("flags")), [])
-    except OSError:
-        return False
-    return "avx512_vnni" in flags or "avx_vnni" in flags
-
-
-def has_cuda() -> bool:
-    """Whether an NVIDIA driver is here: asked of the driver itself, for importing torch takes seconds."""
-    library = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
-    count = ctypes.c_int(0)
-    try:
-        driver = ctypes.CDLL(library)
-        return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
-    except OSError:
-        return False

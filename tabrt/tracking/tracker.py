@@ -13,14 +13,14 @@ from time import perf_counter
 import cv2
 import numpy as np
 
-from tabrt.detector import SAME_FACE, Detector, shared
-from tabrt.engine import Engine, load_engine
+from tabrt.detection.mediapipe import SAME_FACE, Detector, shared
+from tabrt.engines.engine import Engine, load_engine
 from tabrt.errors import TabrtError
 from tabrt.faces import Face, Frame, Scene
 from tabrt.geometry import CROP_SIZE, Box, Crop
 from tabrt.heatmaps import decode
-from tabrt.smoothing import DEFAULT_STRENGTH, Smoother
 from tabrt.topology import topology_named
+from tabrt.tracking.smoothing import DEFAULT_STRENGTH, Smoother
 
 # Confidence of a face: the mean of its points'. About 0.9 on a clear face, below 0.4 on anything else.
 NEW_CONFIDENCE = 0.5  # from here on a found face is believed
@@ -98,9 +98,10 @@ class _Look:
 class Tracker:
     """Follows faces through frames: `tracker(frame) -> Scene`, or `tracker.track(source)`.
 
-    model: a name of tabrt.engine.MODELS or a file. engine: a name of ENGINES, "auto", or an engine that is loaded.
-    faces: most faces to follow at once. smoothing: 0 (off) … 1. threads: of the engine. boundaries: give each face its
-    boundary heatmaps. detector: what finds faces, MediaPipe's unless given. A context manager. Raises TabrtError.
+    model: a name of tabrt.engines.engine.MODELS or a file. engine: a name of ENGINES, "auto", or one that is
+    loaded. faces: most faces to follow at once. smoothing: 0 (off) … 1. threads: of the engine. boundaries: give each
+    face its boundary heatmaps. detector: what finds faces, MediaPipe's unless given. A context manager. Raises
+    TabrtError.
     """
 
     def __init__(
@@ -161,7 +162,7 @@ class Tracker:
         if not isinstance(source, str | Path):
             yield from map(self, source)
             return
-        from tabrt.video import open_film
+        from tabrt.film.reading import open_film
 
         with open_film(source) as film, closing(iter(film)) as frames:
             yield from map(self, frames)

@@ -9,8 +9,9 @@ from time import perf_counter
 
 import numpy as np
 
-from tabrt.engine import Engine, available_threads, load_engine
+from tabrt.engines.engine import Engine, load_engine
 from tabrt.geometry import CROP_SIZE
+from tabrt.hardware import available_threads
 
 PAPER_MS = {1: 17, 2: 27}  # by hourglasses: full width, one crop, on a TITAN X
 BATCHES = (1, 2, 4, 8)

@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tabrt.engine import ModelCard
+from tabrt.card import ModelCard
+from tabrt.engines.parity import BOUNDS, HALF_PARTS, Shift, onnx_maps
 from tabrt.errors import TabrtError
-from tabrt.network.inside import inner_values
-from tabrt.network.parity import BOUNDS, HALF_PARTS, Shift, onnx_maps
+from tabrt.exporting.inside import inner_values
 
 HALF_LIMIT = 30_000.0  # a layer with values beyond this stays in float32: float16 ends at 65,504
 FLOAT_INPUTS = {"Resize": 1}  # the number of inputs that are maps: the others, its scales, are always float32

@@ -25,7 +25,7 @@ from tabrt.errors import TabrtError, missing_library
 from tabrt.geometry import Box
 from tabrt.standins import on_demand, standing_in
 
-MODEL_FOLDER = Path(__file__).parent / "models"
+MODEL_FOLDER = Path(__file__).parents[1] / "models"
 VIEW_SIZE = 192  # px: the full-range model's own input
 MIN_SCORE = 0.4  # measured: 0.5 loses every fourth face below 60 px; the network's confidence weeds out the few extra
 MIN_PICTURE = 16  # px: no face fits into a picture with a shorter side

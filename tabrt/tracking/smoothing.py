@@ -14,8 +14,8 @@ from statistics import median
 
 import numpy as np
 
-from tabrt.kalman import KalmanFilter
 from tabrt.topology import WFLW98, Topology
+from tabrt.tracking.kalman import KalmanFilter
 
 # Lengths are in units of the face's size: the distance of the outer eye corners of a frontal face. The values are those
 # of the best curve of jitter against lag on still and moving faces.

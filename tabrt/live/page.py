@@ -24,10 +24,10 @@ from urllib.parse import parse_qs, urlsplit
 import cv2
 import numpy as np
 
-from tabrt.camera import LiveCamera
 from tabrt.errors import TabrtError
 from tabrt.faces import Scene
-from tabrt.status import Controls, Numbers
+from tabrt.live.camera import LiveCamera
+from tabrt.live.status import Controls, Numbers
 from tabrt.topology import Topology
 
 try:

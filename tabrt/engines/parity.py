@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from tabrt.detector import Detector
-from tabrt.engine import MAX_BATCH, ModelCard
+from tabrt.card import MAX_BATCH, ModelCard
+from tabrt.detection.mediapipe import Detector
 from tabrt.errors import TabrtError
+from tabrt.film.reading import open_film
 from tabrt.geometry import Crop
 from tabrt.heatmaps import decode
-from tabrt.video import open_film
 
 # Crop px: how far a point may move from torch float32's. In int8 it holds for 95 of 100 points: where a map is wide and
 # level, as along the jaw, 256 levels cannot tell where its middle is. What that costs, the NME says.

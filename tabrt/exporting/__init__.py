@@ -1,0 +1,1 @@
+"""A checkpoint becomes a file that runs elsewhere."""

@@ -1,0 +1,81 @@
+"""Files: bounded in, whole out."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tabrt.errors import TabrtError
+
+MAX_MODEL_BYTES = 512 * 2**20
+
+
+def read_bounded(path: Path, limit: int = MAX_MODEL_BYTES) -> bytes:
+    """The bytes of a file that is not empty and not above the limit. Raises TabrtError otherwise."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if not 0 < size <= limit:
+                raise TabrtError(f"{path} has {size:,} bytes; a model has 1…{limit:,}: export it again")
+            return file.read(limit)
+    except OSError as error:
+        raise TabrtError(f"cannot read {path}: {error.strerror}; check the path and its permissions") from error
+
+
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Write a file so that at every moment the old or the new one is there, whole. Raises TabrtError."""
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = file.name
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # a temporary file is readable by its owner alone
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        problem = error.strerror or str(error)
+        raise TabrtError(f"cannot write {path}: {problem}; free some space or choose another folder") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def check_outputs(inputs: Sequence[str | Path], *outputs: str | Path | None) -> None:
+    """Raise TabrtError, before any work, for an output that cannot be written or that would destroy an input."""
+    taken = {_identity(Path(path)) for path in inputs}
+    for output in outputs:
+        if output is None or str(output) == "-":
+            continue
+        path = Path(output)
+        _check_writable(path)
+        if _identity(path) in taken:
+            raise TabrtError(f"{path} is read or written already; choose another name for the output")
+        taken.add(_identity(path))
+
+
+def _check_writable(path: Path) -> None:
+    if path.is_dir():
+        raise TabrtError(f"{path} is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise TabrtError(f"there is no folder {path.parent}; make it first, or choose another")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise TabrtError(f"{path} may not be written; choose another folder, or change its rights")
+
+
+def _identity(path: Path) -> object:
+    """What is the same for two names of one file."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return path.absolute()
+    return status.st_dev, status.st_ino

@@ -1,0 +1,1 @@
+"""Films and pictures in and out, with sound and true times."""

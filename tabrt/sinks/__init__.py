@@ -1,0 +1,1 @@
+"""What a scene can become: knows no camera and no tracker."""
