@@ -27,10 +27,9 @@ def command() -> list[str]:
 
 
 def environment(**changes: str) -> dict[str, str]:
-    found = {**os.environ, **changes}
-    if not Path(sys.executable).with_name("tabrt").exists():
-        found["PYTHONPATH"] = os.pathsep.join(filter(None, [changes.get("PYTHONPATH"), str(ROOT)]))
-    return found
+    """This process' environment, changed, in which this checkout is the package whatever else is installed."""
+    path = os.pathsep.join(filter(None, [changes.get("PYTHONPATH"), str(ROOT)]))
+    return {**os.environ, **changes, "PYTHONPATH": path}
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ from small_network import random_checkpoint, random_network
 from torch import Tensor
 from torch.nn import functional
 
-from tabrt.card import CARD_KEY, ModelCard
+from tabrt.card import ModelCard
 from tabrt.errors import TabrtError
 from tabrt.network import Tab, TabConfig, checkpoint
-from tabrt.network.checkpoint import CONFIG_KEY, load_checkpoint, load_imagenet_stem, save_checkpoint
+from tabrt.network.checkpoint import CARD_KEY, CONFIG_KEY, load_checkpoint, load_imagenet_stem, save_checkpoint
 
 LAYOUT = Path(__file__).parents[2] / "shared" / "reference" / "official_checkpoint_layout.json"
 CARD = ModelCard(name="random", figures={"nme": 0.04})
