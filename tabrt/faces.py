@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -31,9 +33,23 @@ class Face:
     boundaries: np.ndarray | None = None  # (16, 64, 64) boundary heatmaps in the crop, when asked for
 
 
+Layer = Callable[[np.ndarray, "Scene"], object]  # draws what a scene shows on an image, uint8 (H, W, 3) BGR, in place
+
+
 @dataclass(frozen=True, eq=False)
 class Scene:
     """A frame and the faces in it, in the order of their ids."""
 
     frame: Frame
     faces: tuple[Face, ...] = ()
+    layers: tuple[Layer, ...] = ()  # of its picture, the lowest first
+
+    @cached_property
+    def picture(self) -> np.ndarray:
+        """The frame with its layers drawn, uint8 (H, W, 3) BGR: made when first looked at, and not to be changed."""
+        if not self.layers:
+            return self.frame.image
+        image = self.frame.image.copy()
+        for layer in self.layers:
+            layer(image, self)
+        return image

@@ -38,9 +38,9 @@ from tabrt.faces import Frame, Scene
 from tabrt.film.reading import open_film
 from tabrt.live.camera import LiveCamera
 from tabrt.live.loop import live, quit_by_signal, run
-from tabrt.live.outputs import MetricsServer, Recorder, host_and_port, metrics_text, stamped
+from tabrt.live.outputs import MetricsServer, Recorder, metrics_text, stamped
 from tabrt.live.status import LONGEST, Controls, Numbers
-from tabrt.sinks.records import read_landmarks
+from tabrt.sinks import host_and_port, read_landmarks
 
 PROGRAM = Path(__file__).parent / "live_program.py"
 LIMIT = 60.0  # seconds that a test waits for something at most

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tabrt.drawing.overlay import PALETTE, draw
+from tabrt.drawing.overlay import PALETTE, Boundaries, draw
 from tabrt.faces import Face, Frame, Scene
 from tabrt.geometry import Box, Crop
 from tabrt.topology import COFW29, TOPOLOGIES, WFLW98
@@ -181,3 +181,20 @@ def test_a_colour_picture_stays_a_colour_picture():
     image = cv2.applyColorMap(np.tile(np.arange(400, dtype=np.uint8), (300, 1)), cv2.COLORMAP_HSV)
     before, after = drawn(face(size=60, topology=COFW29), image=image, topology=COFW29)
     assert (changed(before, after) > 0).mean() < 0.1
+
+
+def test_the_glow_lies_where_the_models_card_says_its_cells_are():
+    """A model whose cell 0 lies at crop px 0 glows 1.5 crop px to the left and above."""
+    seen = face(size=160, maps=True)
+    scene = Scene(Frame(grey()), (seen,))
+    shifted = {}
+    for offset in (1.5, 0.0):
+        image = grey()
+        Boundaries(offset)(image, scene)
+        weight = changed(grey(), image).astype(float)
+        shifted[offset] = np.array(
+            [(weight.sum(axis=axis) * np.arange(weight.shape[1 - axis])).sum() for axis in (0, 1)]
+        )
+        shifted[offset] /= weight.sum()
+    scale = seen.crop.side / 256
+    assert shifted[1.5] - shifted[0.0] == pytest.approx([1.5 * scale] * 2, abs=0.2 * scale)

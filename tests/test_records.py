@@ -32,7 +32,7 @@ def scene(index: int, *faces: Face) -> Scene:
 def write(path: Path, *scenes: Scene) -> Path:
     with LandmarkWriter(path, HEADER, WFLW98) as writer:
         for each in scenes:
-            writer.write(each)
+            writer(each)
     return path
 
 
@@ -73,7 +73,7 @@ def test_a_line_is_whole_on_disk_as_soon_as_it_is_written(tmp_path, suffix):
     writer = LandmarkWriter(path, HEADER, WFLW98)
     assert path.read_text().count("\n") == 1
     for number in range(3):
-        writer.write(scene(number, face(1)))
+        writer(scene(number, face(1)))
         text = path.read_text()
         assert text.endswith("\n") and text.count("\n") == 2 + number
     writer.close()
@@ -108,7 +108,7 @@ def test_standard_output():
         "from tabrt.sinks.records import LandmarkWriter\n"
         "from tabrt.topology import WFLW98\n"
         "with LandmarkWriter('-', {}, WFLW98) as writer:\n"
-        "    writer.write(Scene(Frame(np.zeros((1, 1, 3), np.uint8))))\n"
+        "    writer(Scene(Frame(np.zeros((1, 1, 3), np.uint8))))\n"
         "print('still open')\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
@@ -132,7 +132,7 @@ scene = Scene(Frame(np.zeros((1, 1, 3), np.uint8)), (Face(1, points, points, np.
 try:
     with LandmarkWriter(sys.argv[1], {}, WFLW98) as writer:
         for _ in range(100):
-            writer.write(scene)
+            writer(scene)
 except TabrtError as problem:
     print(problem)
 """
@@ -163,7 +163,7 @@ def test_points_of_another_scheme_are_refused(tmp_path):
     points = np.zeros((68, 2))
     other = Face(1, points, points, np.ones(68), Box.of(points))
     with LandmarkWriter(tmp_path / "a.csv", {}, WFLW98) as writer, pytest.raises(ValueError, match="98"):
-        writer.write(scene(0, other))
+        writer(scene(0, other))
 
 
 def test_reads_back_what_was_written_and_passes_over_a_cut_line(tmp_path):

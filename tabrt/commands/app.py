@@ -25,7 +25,7 @@ from tabrt.faces import Frame, Scene
 from tabrt.files import check_outputs
 from tabrt.film.reading import PICTURE_SUFFIXES, Film, open_film, read_image
 from tabrt.film.writing import FilmWriter
-from tabrt.sinks.records import LandmarkWriter, landmark_header
+from tabrt.sinks import LandmarkWriter, landmark_header, write_image
 from tabrt.topology import Topology, topology_named
 from tabrt.tracking.tracker import Tracker
 
@@ -122,7 +122,7 @@ def _landmark_sink(stack: ExitStack, path: str | Path, header: dict, topology: T
 
     def sink(scene: Scene) -> None:
         with watch.stage("write"):
-            writer.write(scene)
+            writer(scene)
 
     return sink
 
@@ -260,21 +260,6 @@ def _picture_sink(targets: list[Path], watch: Stopwatch, drawing: Callable[[Scen
             write_image(targets[scene.frame.index], picture)
 
     return sink
-
-
-def write_image(path: str | Path, picture: np.ndarray) -> None:
-    """Write picture uint8 (H, W, 3) BGR in the format of the suffix. Raises TabrtError where that cannot be done."""
-    path = Path(path)
-    try:
-        fits, data = cv2.imencode(path.suffix, picture)
-    except cv2.error:
-        fits = False
-    if not fits:
-        raise TabrtError(f"cannot write {path}: no picture format for it; use .png or .jpg")
-    try:
-        path.write_bytes(data.tobytes())
-    except OSError as problem:
-        raise TabrtError(f"cannot write {path} ({problem.strerror}); choose another --out") from None
 
 
 def _passed_over(problems: list[str], count: int) -> str:

@@ -1,4 +1,4 @@
-"""Drawing: what was found in a frame, on the frame.
+"""Layers of a picture: what was found in a frame.
 
 Each face is drawn inside its own rectangle of one copy of the frame, so that the cost follows the faces' size.
 Lines and points are placed to 1/16 px and grow with the face; what the network is unsure of fades.
@@ -7,12 +7,13 @@ Lines and points are placed to 1/16 px and grow with the face; what the network 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import cv2
 import numpy as np
 
-from tabrt.faces import Face, Scene
+from tabrt.faces import Face, Layer, Scene
 from tabrt.geometry import HEATMAP_SIZE, STRIDE, Crop
 from tabrt.topology import Topology
 
@@ -33,7 +34,7 @@ LEAST_ALPHA = 0.1  # of a point with no confidence at all
 FOREHEAD = 0.45  # of a face's size, that the id keeps above the brows
 GLOW = 0.75  # strength of the boundary heatmaps
 FARTHEST = 2**16  # px: OpenCV draws with 32-bit numbers
-MAP_OFFSET = (STRIDE - 1) / 2  # crop px of the middle of cell 0
+MAP_OFFSET = (STRIDE - 1) / 2  # crop px of the middle of cell 0, unless a model's card says otherwise
 
 
 def draw(scene: Scene, topology: Topology, boundaries: bool = False) -> np.ndarray:
@@ -41,23 +42,50 @@ def draw(scene: Scene, topology: Topology, boundaries: bool = False) -> np.ndarr
 
     With `boundaries`, the network's boundary heatmaps glow on the faces that carry them, in place of the curves.
     """
-    image = scene.frame.image.copy()
-    for face in scene.faces:
-        if np.isfinite(face.points).all():
-            _draw_face(image, face, topology, boundaries)
-    return image
+    return replace(scene, layers=face_layers(topology, boundaries)).picture
 
 
-def _draw_face(image: np.ndarray, face: Face, topology: Topology, boundaries: bool) -> None:
+def face_layers(topology: Topology, boundaries: bool = False, offset: float = MAP_OFFSET) -> tuple[Layer, ...]:
+    """The layers of a picture that show its faces, as `draw` does.
+
+    offset: crop px of the middle of a heatmap's first cell, as the model's card says.
+    """
+    return (Boundaries(offset), Points(topology, over_maps=True)) if boundaries else (Points(topology),)
+
+
+@dataclass(frozen=True)
+class Boundaries:
+    """A layer: boundary heatmaps that glow on the faces that carry them. offset: crop px of the middle of cell 0."""
+
+    offset: float = MAP_OFFSET
+
+    def __call__(self, image: np.ndarray, scene: Scene) -> None:
+        for face in scene.faces:
+            if face.boundaries is not None and face.crop is not None and np.isfinite(face.points).all():
+                _draw_glow(image, face.crop, face.boundaries, self.offset)
+
+
+@dataclass(frozen=True)
+class Points:
+    """A layer: points, the curves through them and the id. over_maps: no curves where boundary heatmaps glow."""
+
+    topology: Topology
+    over_maps: bool = False
+
+    def __call__(self, image: np.ndarray, scene: Scene) -> None:
+        for face in scene.faces:
+            if np.isfinite(face.points).all():
+                glowing = self.over_maps and face.boundaries is not None and face.crop is not None
+                _draw_face(image, face, None if glowing else self.topology)
+
+
+def _draw_face(image: np.ndarray, face: Face, curves: Topology | None) -> None:
     size = _size(face.points)
     colour = PALETTE[(face.id - 1) % len(PALETTE)]
-    glowing = boundaries and face.boundaries is not None and face.crop is not None
-    if glowing:
-        _draw_glow(image, face.crop, face.boundaries)
     ink = _Ink(image, face.points, margin=0.05 * size + 4)
     if ink.visible:
-        if not glowing:
-            _draw_curves(ink, face, topology, size)
+        if curves is not None:
+            _draw_curves(ink, face, curves, size)
             ink.blend(colour)
         _draw_points(ink, face, size)
         ink.blend(_lighter(colour))
@@ -157,15 +185,15 @@ def _curve_matrix(knots: int) -> np.ndarray:
     return (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3) / 2
 
 
-def _draw_glow(image: np.ndarray, crop: Crop, boundaries: np.ndarray) -> None:
+def _draw_glow(image: np.ndarray, crop: Crop, boundaries: np.ndarray, offset: float) -> None:
     """Lay boundary heatmaps (16, 64, 64) over the crop's part of the image, brightest where they are."""
-    corners = crop.to_frame(np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) * (HEATMAP_SIZE - 1.0) * STRIDE + MAP_OFFSET)
+    corners = crop.to_frame(np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) * (HEATMAP_SIZE - 1.0) * STRIDE + offset)
     ink = _Ink(image, corners, margin=0)
     if not ink.visible:
         return
     heat = np.nan_to_num(boundaries[:-1]).max(axis=0).clip(0, 1)
     cells = np.array([[0, 0], [HEATMAP_SIZE - 1, 0], [0, HEATMAP_SIZE - 1]], np.float32)
-    matrix = cv2.getAffineTransform(cells, (crop.to_frame(cells * STRIDE + MAP_OFFSET) - ink.origin).astype(np.float32))
+    matrix = cv2.getAffineTransform(cells, (crop.to_frame(cells * STRIDE + offset) - ink.origin).astype(np.float32))
     size = ink.part.shape[1::-1]
     warped = cv2.warpAffine((heat**1.5 * 255).astype(np.uint8), matrix, size, flags=cv2.INTER_CUBIC)
     keep = cv2.cvtColor(255 - cv2.LUT(warped, _veil()), cv2.COLOR_GRAY2BGR)

@@ -27,10 +27,10 @@ from tabrt.files import check_outputs
 from tabrt.film.writing import check_film
 from tabrt.geometry import CROP_SIZE
 from tabrt.live.camera import LiveCamera, State, live_camera
-from tabrt.live.outputs import MetricsServer, Recorder, VirtualCamera, find_pyvirtualcam, osc_sink, snapshot
+from tabrt.live.outputs import MetricsServer, Recorder, VirtualCamera, find_pyvirtualcam, snapshot
 from tabrt.live.status import Controls, Numbers
 from tabrt.live.window import Window, no_screen
-from tabrt.sinks.records import LandmarkWriter, landmark_header, landmark_suffix
+from tabrt.sinks import LandmarkWriter, OscSink, landmark_header, landmark_suffix
 from tabrt.topology import topology_named
 from tabrt.tracking.tracker import Tracker
 
@@ -83,7 +83,7 @@ def live(
     views: list[View] = []
     with ExitStack() as stack:
         if osc is not None:
-            sinks.append(_scene_only(osc_sink(osc)))
+            sinks.append(_scene_only(OscSink(osc)))
         if metrics_port is not None:
             metrics = stack.enter_context(closing(MetricsServer(metrics_port, numbers, camera)))
             log.info("metrics at http://127.0.0.1:%d/metrics", metrics.port)
@@ -304,7 +304,7 @@ def _landmarks(stack: ExitStack, path: str | Path, tracker: Tracker, camera: Liv
             header = landmark_header(tracker.engine, camera.name, width, height)
             topology = topology_named(tracker.engine.card.topology)
             writer = stack.enter_context(closing(LandmarkWriter(path, header, topology)))
-        writer.write(scene)
+        writer(scene)
 
     return sink
 

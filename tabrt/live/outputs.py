@@ -1,4 +1,4 @@
-"""What a live run hands to others: films, snapshots, OSC messages, a virtual camera, and numbers for Prometheus."""
+"""What a live run hands to others: films, snapshots, a virtual camera, and numbers for Prometheus."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import cv2
 import numpy as np
 
 from tabrt.errors import TabrtError
-from tabrt.faces import Scene
 from tabrt.film.writing import FilmWriter
 from tabrt.live.camera import LiveCamera, State
 from tabrt.live.status import Numbers
@@ -83,65 +81,6 @@ def stamped(folder: Path, suffix: str) -> Path:
         number += 1
         path = folder / f"{stem}-{number}{suffix}"
     return path
-
-
-def osc_sink(address: str) -> Callable[[Scene], None]:
-    """A sink that sends each scene to HOST:PORT as one OSC bundle over UDP.
-
-    `/tabrt/frame index time width height faces`, time a double in seconds; then for each face
-    `/tabrt/face id score x0 y0 x1 y1 …`, in frame px. Raises TabrtError.
-    """
-    host, port = host_and_port(address)
-    try:
-        from pythonosc.osc_bundle_builder import IMMEDIATELY, OscBundleBuilder
-        from pythonosc.udp_client import UDPClient
-    except ModuleNotFoundError:
-        raise TabrtError("OSC needs one more package; run: pip install 'tabrt[osc]'") from None
-    try:
-        client = UDPClient(host, port)
-    except OSError as problem:
-        raise TabrtError(f"--osc {address}: {problem.strerror or problem}; check the host") from None
-
-    def sink(scene: Scene) -> None:
-        bundle = OscBundleBuilder(IMMEDIATELY)
-        for message in _osc_messages(scene):
-            bundle.add_content(message)
-        try:
-            client.send(bundle.build())
-        except OSError as problem:  # the other side may come back: UDP promises nothing
-            log.debug("OSC to %s: %s", address, problem)
-
-    return sink
-
-
-def _osc_messages(scene: Scene) -> list:
-    height, width = scene.frame.image.shape[:2]
-    frame = _osc_message("/tabrt/frame", [scene.frame.index, (scene.frame.time, "d"), width, height, len(scene.faces)])
-    faces = [
-        _osc_message("/tabrt/face", [face.id, float(face.box.score), *np.float32(face.points).ravel().tolist()])
-        for face in scene.faces
-    ]
-    return [frame, *faces]
-
-
-def _osc_message(address: str, values: list):
-    from pythonosc.osc_message_builder import OscMessageBuilder
-
-    message = OscMessageBuilder(address)
-    for value in values:
-        if isinstance(value, tuple):
-            message.add_arg(*value)
-        else:
-            message.add_arg(value)
-    return message.build()
-
-
-def host_and_port(address: str) -> tuple[str, int]:
-    """HOST:PORT, [IPv6]:PORT or PORT (of this machine). Raises TabrtError."""
-    host, _, port = address.rpartition(":")
-    if not (port.isdecimal() and 0 < int(port) < 65536):
-        raise TabrtError(f"{address} is no HOST:PORT; write it like 127.0.0.1:9000")
-    return host.strip("[]") or "127.0.0.1", int(port)
 
 
 def find_pyvirtualcam():

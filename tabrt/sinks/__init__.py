@@ -1,1 +1,23 @@
 """What a scene can become: knows no camera and no tracker."""
+
+from tabrt.sinks.film import FilmSink, PictureSink, write_image
+from tabrt.sinks.osc import OscSink, host_and_port
+from tabrt.sinks.records import LandmarkWriter, landmark_header, landmark_suffix, read_landmarks
+from tabrt.sinks.sink import MadeLate, Sink
+from tabrt.sinks.virtual_camera import VirtualCamera, find_pyvirtualcam
+
+__all__ = [
+    "FilmSink",
+    "LandmarkWriter",
+    "MadeLate",
+    "OscSink",
+    "PictureSink",
+    "Sink",
+    "VirtualCamera",
+    "find_pyvirtualcam",
+    "host_and_port",
+    "landmark_header",
+    "landmark_suffix",
+    "read_landmarks",
+    "write_image",
+]

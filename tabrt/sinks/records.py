@@ -17,6 +17,7 @@ import numpy as np
 from tabrt.engines.engine import Engine
 from tabrt.errors import TabrtError
 from tabrt.faces import Face, Scene
+from tabrt.sinks.sink import Sink
 from tabrt.topology import Topology
 
 FORMAT = "tabrt-landmarks"
@@ -25,7 +26,7 @@ MAX_LINE = 2**24  # bytes, of a file being read
 SUFFIXES = (".jsonl", ".csv")
 
 
-class LandmarkWriter:
+class LandmarkWriter(Sink):
     """Writes scenes as JSON Lines (.jsonl, and `-` for standard output) or CSV (.csv).
 
     `header` goes into the first line of a JSON Lines file, after format, version and scheme: model, engine, source,
@@ -46,13 +47,7 @@ class LandmarkWriter:
         else:
             self._put(_json({"format": FORMAT, "version": VERSION, "scheme": topology.name} | header))
 
-    def __enter__(self) -> LandmarkWriter:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self.close()
-
-    def write(self, scene: Scene) -> None:
+    def __call__(self, scene: Scene) -> None:
         """Add a scene: one JSON line, faces or not; one CSV row for each of its faces."""
         for face in scene.faces:
             if face.points.shape != (self._points, 2):
