@@ -29,6 +29,7 @@ from tabrt.geometry import CROP_SIZE, Crop
 from tabrt.hardware import available_threads, has_cuda
 from tabrt.network import Tab, TabConfig
 from tabrt.network.checkpoint import load_checkpoint, save_checkpoint
+from tabrt.variants import variant_name
 
 PAPER_MS = {1: 17.0, 2: 27.0}  # TITAN X, by hourglasses (paper Table 11): full width, batch 1
 PRODUCT = 2048  # side of the matrices whose product shows what the machine can do
@@ -47,7 +48,7 @@ class Build:
 
     @property
     def name(self) -> str:
-        return f"tab{self.hourglasses}" + ("" if self.width == "full" else f"-{self.width}")
+        return variant_name(self.hourglasses, self.width)
 
 
 # ---------------------------------------------------------------------------------------------------------- arithmetic
@@ -104,7 +105,7 @@ def builds(folder: Path, widths: tuple[str, ...], hourglasses: tuple[int, ...], 
     """Make each build: from the shipped weights where there are any, else with random ones."""
     for width in widths:
         for count in hourglasses:
-            name = f"tab{count}" + ("" if width == "full" else f"-{width}")
+            name = variant_name(count, width)
             shipped = MODEL_FOLDER / f"{name}.safetensors"
             weights = name if shipped.is_file() else RANDOM
             checkpoint = shipped if shipped.is_file() else _random(folder / f"{name}.safetensors", count, width)

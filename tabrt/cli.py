@@ -19,9 +19,14 @@ import typer
 
 from tabrt import __version__
 from tabrt.errors import TabrtError, missing_library
+from tabrt.variants import DEFAULT_MODEL, DEFAULT_WIDTH, WIDTHS, variant_name
 
 if TYPE_CHECKING:
     from tabrt.commands.app import Summary
+
+    Width = str
+else:
+    Width = Literal[tuple(WIDTHS)]
 
 STOPPED = {128 + signal.SIGINT, 128 + signal.SIGTERM}
 DEFAULT_SMOOTHING = 0.7  # that of tabrt.tracking.smoothing, which would be slow to import
@@ -39,10 +44,9 @@ app = typer.Typer(
 
 
 EngineName = Literal["auto", "onnxruntime", "openvino", "tensorrt", "torch"]
-Width = Literal["lite", "full"]
 Drawing = Literal["points", "boundaries"]
 
-Model = Annotated[str | None, typer.Option(help="Model name (see `tabrt models`) or file.", show_default="tab1-lite")]
+Model = Annotated[str | None, typer.Option(help="Model name (see `tabrt models`) or file.", show_default=DEFAULT_MODEL)]
 Hourglasses = Annotated[int | None, typer.Option(min=1, max=8, help="Choose the model by its hourglasses.")]
 ModelWidth = Annotated[Width | None, typer.Option(help="Choose the model by its width.")]
 EngineOption = Annotated[EngineName, typer.Option(help="What runs the network.")]
@@ -242,7 +246,7 @@ def live(
 @app.command()
 def export(
     hourglasses: Annotated[int, typer.Option(min=1, max=8, help="Hourglasses of the network.")],
-    width: Annotated[Width | None, typer.Option(help="Width of the network.", show_default="lite")] = None,
+    width: Annotated[Width | None, typer.Option(help="Width of the network.", show_default=DEFAULT_WIDTH)] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="The trained network.", show_default="the shipped weights")
     ] = None,
@@ -308,7 +312,7 @@ def doctor() -> None:
 def model_name(model: str | None, hourglasses: int | None, width: Width | None) -> str:
     """The model asked for, by name or by its build. `tab1-lite` when nothing is asked for."""
     if model is None:
-        return f"tab{hourglasses or 1}" + ("" if width == "full" else "-lite")
+        return variant_name(hourglasses or 1, width or DEFAULT_WIDTH)
     if hourglasses is not None or width is not None:
         raise typer.BadParameter("--model names the whole network; leave --hourglasses and --width out")
     return model

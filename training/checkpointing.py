@@ -16,17 +16,17 @@ from tabrt.errors import TabrtError
 from tabrt.files import write_atomically
 from tabrt.network import Tab, TabConfig
 from tabrt.network.checkpoint import load_checkpoint
+from tabrt.variants import variant_name
 from training.recipes import Recipe
 from training.sets import SHARED_SETS
 
 
 def card_of(config: TabConfig, recipe: Recipe, sizes: dict[str, int]) -> ModelCard:
     """The card of a network trained by a recipe on sets of these sizes."""
-    suffix = "" if config.width == "full" else f"-{config.width}"
     human = set(sizes) & {*SHARED_SETS, "300w", "300w-lp"}
     licence = "research use: trained with 300-W labels" if human else f"that of its data: {', '.join(sizes)}"
     return ModelCard(
-        name=f"tab{config.hourglasses}{suffix}",
+        name=variant_name(config.hourglasses, config.width),
         topology=config.topology,
         hourglasses=config.hourglasses,
         width=config.width,

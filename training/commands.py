@@ -10,8 +10,9 @@ from typing import Annotated, Literal
 import typer
 
 from tabrt.errors import TabrtError
-from tabrt.network.config import FEATURES, STEMS, WIDTHS
+from tabrt.network.config import FEATURES, STEMS
 from tabrt.topology import TOPOLOGIES, topology_named
+from tabrt.variants import WIDTHS
 from training.datasets import DATASETS
 from training.perturb import PERTURBATIONS
 from training.recipes import RECIPES, changed, recipe_named

@@ -12,6 +12,7 @@ import numpy as np
 from tabrt.engines.engine import Engine, load_engine
 from tabrt.geometry import CROP_SIZE
 from tabrt.hardware import available_threads
+from tabrt.variants import DEFAULT_MODEL
 
 PAPER_MS = {1: 17, 2: 27}  # by hourglasses: full width, one crop, on a TITAN X
 BATCHES = (1, 2, 4, 8)
@@ -19,7 +20,7 @@ WARMUP, RUNS = 5, 50
 
 
 def bench(
-    model: str | Path = "tab1-lite", engine: str = "auto", threads: int | None = None, runs: int = RUNS
+    model: str | Path = DEFAULT_MODEL, engine: str = "auto", threads: int | None = None, runs: int = RUNS
 ) -> Iterator[str]:
     """The lines of a small table: milliseconds of a call of the engine, by the number of faces in it.
 

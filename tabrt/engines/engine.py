@@ -17,9 +17,10 @@ from tabrt.geometry import CROP_SIZE, HEATMAP_SIZE
 from tabrt.hardware import has_cuda, has_vnni
 from tabrt.heatmaps import render, render_logits
 from tabrt.topology import BOUNDARY_CHANNELS
+from tabrt.variants import DEFAULT_MODEL, SHIPPED
 
 MODEL_FOLDER = Path(__file__).parents[1] / "models"
-MODELS = {name: MODEL_FOLDER / f"{name}.onnx" for name in ("tab1-lite", "tab2-lite")}
+MODELS = {name: MODEL_FOLDER / f"{name}.onnx" for name in SHIPPED}
 ENGINES = {name: f"tabrt.engines.{name}" for name in ("onnxruntime", "openvino", "tensorrt", "torch")}
 
 ENGINE_SUFFIX = ".ep"  # of a compiled TensorRT engine: an exported program
@@ -106,7 +107,7 @@ def in_batches(
     return tuple(np.concatenate(maps) for maps in zip(*parts, strict=True))
 
 
-def load_engine(model: str | Path = "tab1-lite", engine: str = "auto", threads: int | None = None) -> Engine:
+def load_engine(model: str | Path = DEFAULT_MODEL, engine: str = "auto", threads: int | None = None) -> Engine:
     """Load a model: a name of MODELS, or a file, by an engine of ENGINES or the best one here (`auto`).
 
     A name is what runs fastest with that engine: in ONNX Runtime the int8 file, if one ships with the model and this

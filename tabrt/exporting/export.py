@@ -28,6 +28,7 @@ from tabrt.hardware import has_cuda
 from tabrt.network.checkpoint import load_checkpoint
 from tabrt.network.deployed import Deployed, torch_maps
 from tabrt.network.tab import Tab
+from tabrt.variants import DEFAULT_WIDTH, variant_name
 
 OPSET = 20
 OUTPUTS = ("landmarks", "boundaries")
@@ -95,9 +96,8 @@ def _require_one_of(what: str, value: str, allowed: tuple[str, ...]) -> None:
 def _checkpoint_for(hourglasses: int, width: str | None, checkpoint: str | Path | None) -> Path:
     if checkpoint is not None:
         return Path(checkpoint)
-    width = width or "lite"
-    name = f"tab{hourglasses}" + ("" if width == "full" else f"-{width}")
-    path = MODEL_FOLDER / f"{name}.safetensors"
+    width = width or DEFAULT_WIDTH
+    path = MODEL_FOLDER / f"{variant_name(hourglasses, width)}.safetensors"
     if not path.is_file():
         raise TabrtError(f"no weights ship for {hourglasses} hourglasses of width {width}; give --checkpoint FILE")
     return path

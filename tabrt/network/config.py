@@ -6,11 +6,8 @@ from dataclasses import asdict, dataclass, replace
 
 from tabrt.errors import TabrtError
 from tabrt.topology import BOUNDARY_CHANNELS, topology_named
+from tabrt.variants import WIDTHS
 
-WIDTHS = {
-    "full": {"stem": "vgg", "channels": 256, "balt_channels": 48},
-    "lite": {"stem": "slim", "channels": 64, "balt_channels": 16},
-}
 STEMS = ("vgg", "fan", "resnet", "slim")
 FEATURES = ("multi", "single")
 HOURGLASS_DEPTH = 4

@@ -1,0 +1,16 @@
+"""Which networks there are. Variants are data, here alone: hourglasses × a width; a model is named after both."""
+
+from __future__ import annotations
+
+WIDTHS: dict[str, dict[str, str | int]] = {
+    "full": {"stem": "vgg", "channels": 256, "balt_channels": 48},  # the paper's
+    "lite": {"stem": "slim", "channels": 64, "balt_channels": 16},
+}
+DEFAULT_WIDTH = "lite"
+DEFAULT_MODEL = "tab1-lite"
+SHIPPED = ("tab1-lite", "tab2-lite")  # models that are in the package
+
+
+def variant_name(hourglasses: int, width: str) -> str:
+    """`tab1-lite` of one hourglass and width lite; the paper's full width goes without saying: `tab2`."""
+    return f"tab{hourglasses}" + ("" if width == "full" else f"-{width}")

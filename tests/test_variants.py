@@ -1,0 +1,42 @@
+"""Variants are data in one place, and so is the rule that names them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from conftest import ROOT
+
+from tabrt.cli import model_name
+from tabrt.engines.engine import MODELS
+from tabrt.network import TabConfig
+from tabrt.variants import DEFAULT_MODEL, DEFAULT_WIDTH, SHIPPED, WIDTHS, variant_name
+
+
+def test_models_are_named_after_hourglasses_and_width():
+    names = [variant_name(hourglasses, width) for hourglasses in (1, 2) for width in ("full", "lite")]
+    assert names == ["tab1", "tab1-lite", "tab2", "tab2-lite"]
+    assert variant_name(1, DEFAULT_WIDTH) == DEFAULT_MODEL
+
+
+@pytest.mark.parametrize("width", list(WIDTHS))
+def test_every_width_is_a_network_and_knows_its_name(width: str):
+    assert TabConfig.of_width(width).width == width
+    assert model_name(None, 2, width) == variant_name(2, width)
+
+
+def test_what_ships_is_what_engines_offer():
+    assert tuple(MODELS) == SHIPPED
+    assert DEFAULT_MODEL in SHIPPED
+
+
+def test_the_rule_stands_once():
+    """Whoever writes `tab{hourglasses}` again has a second rule."""
+    rooms = ("tabrt", "training", "export", "benchmarks")
+    found = [
+        path.relative_to(ROOT).as_posix()
+        for room in rooms
+        for path in (ROOT / room).rglob("*.py")
+        if re.search(r"\btab\{(?!config\.hourglasses\}-authors)", path.read_text("utf-8"))
+    ]
+    assert found == ["tabrt/variants.py"]
