@@ -93,7 +93,7 @@ def test_the_face_is_drawn_where_the_landmarks_are(tracked, clip: Path):
 def test_the_landmark_file_has_a_line_a_frame(tracked, clip: Path):
     folder, _ = tracked
     header, *lines = read_landmarks(folder / "out.jsonl")
-    assert header["format"], header["version"] == ("tabrt-landmarks", 1)
+    assert (header["format"], header["version"]) == ("tabrt-landmarks", 1)
     assert header["scheme"] == "wflw98" and header["model"] and header["engine"]
     assert (header["source"], header["width"], header["height"]) == (str(clip), 320, 180)
     assert [line["frame"] for line in lines] == list(range(len(TIMES)))
