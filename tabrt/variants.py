@@ -4,6 +4,7 @@ from __future__ import annotations
 
 WIDTHS: dict[str, dict[str, str | int]] = {
     "full": {"stem": "vgg", "channels": 256, "balt_channels": 48},  # the paper's
+    "base": {"stem": "slim", "channels": 128, "balt_channels": 32},  # the teacher of the narrower ones
     "lite": {"stem": "slim", "channels": 64, "balt_channels": 16},
 }
 DEFAULT_WIDTH = "lite"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -11,7 +13,7 @@ from synthetic_faces import real_faces
 
 from tabrt.errors import TabrtError
 from training.datasets import DATASETS, load_dataset, read_pts
-from training.sets import held_out, load_zip, photo_of, shared_validation
+from training.sets import SHARED_SETS, held_out, load_zip, photo_of, shared_faces, shared_validation
 
 
 def points_of(count: int, seed: int = 0) -> np.ndarray:
@@ -351,3 +353,41 @@ def test_an_empty_or_missing_folder_is_one_clear_line(tmp_path, name):
             with pytest.raises(TabrtError) as caught:
                 load(name, root, part)
             assert "\n" not in str(caught.value) and len(str(caught.value)) > 20
+
+
+def faces_zip(path: Path, names: list[str]) -> None:
+    """A zip of labelled faces, as those of the shared folder are, of grey pictures."""
+    points = np.stack([points_of(98, i) + 80 for i in range(len(names))]).astype(np.float32)
+    memory = io.BytesIO()
+    np.savez(memory, image=np.array(names), points98=points, points68=np.full((len(names), 68, 2), np.nan, np.float32))
+    _, coded = cv2.imencode(".webp", np.full((352, 352, 3), 90, np.uint8))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("labels.npz", memory.getvalue())
+        for name in names:
+            archive.writestr(f"images/{name}", coded.tobytes())
+
+
+def shared_tree(root: Path) -> Path:
+    for name in SHARED_SETS:
+        faces_zip(root / f"{name}.zip", [f"{name}_image_{i:04}.webp" for i in range(20)])
+    return root
+
+
+def test_the_later_sets_are_taken_where_they_lie(tmp_path):
+    assert set(shared_faces(shared_tree(tmp_path), tmp_path)[0]) == set(SHARED_SETS)
+    faces_zip(tmp_path / "fgnet.zip", [f"fgnet_{i:03}A05.webp" for i in range(30)])
+    assert set(shared_faces(tmp_path, tmp_path)[0]) == {*SHARED_SETS, "fgnet"}
+
+
+def test_people_of_cfp_are_trained_on_or_kept_whole(tmp_path):
+    names = [
+        f"{kind}_{person:03}_{i:02}.webp" for person in range(40) for kind in ("frontal", "profile") for i in (1, 2)
+    ]
+    faces_zip(shared_tree(tmp_path) / "cfp.zip", names)
+    sets, _ = shared_faces(tmp_path, tmp_path)
+    frontal, profiles = sets["frontal"].names, sets["profiles"].names
+    assert all(name.startswith("profile") for name in profiles) and len(profiles) == len(frontal)
+    trained = {photo_of(name) for name in np.concatenate([frontal, profiles])}
+    kept = {photo_of(name) for name in names} - trained
+    assert 1 <= len(kept) < 20
+    assert len(frontal) + len(profiles) == 4 * len(trained)  # nobody is split

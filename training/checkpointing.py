@@ -6,7 +6,7 @@ import datetime
 import io
 import json
 import pickle
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from tabrt.files import write_atomically
 from tabrt.network import Tab, TabConfig
 from tabrt.network.checkpoint import load_checkpoint
 from tabrt.variants import variant_name
+from training.growing import twice_as_wide, widened
 from training.recipes import Recipe
 from training.sets import SHARED_SETS
 
@@ -41,13 +42,17 @@ def load_matching(model: Tab, path: Path) -> str:
     """Fill every weight that has the same name and shape in a checkpoint; say how many. Raises TabrtError for none.
 
     Where the checkpoint has fewer hourglasses, the further ones start as copies of its last, the calibration before
-    them at zero: so the network starts as what it grew from.
+    them at zero; where it is half as wide, it is widened: either way the network starts as what it grew from.
     """
     source = load_checkpoint(path)[0]
     own, theirs = model.state_dict(), dict(source.state_dict())
     have = source.config.hourglasses
+    if twice_as_wide(source.config, model.config):
+        theirs = widened(source, replace(model.config, hourglasses=have))
     for stack in range(have, model.config.hourglasses):
-        for name, value in source.scbe.stacks[-1].state_dict().items():
+        last = f"scbe.stacks.{have - 1}."
+        copies = {name.removeprefix(last): value for name, value in theirs.items() if name.startswith(last)}
+        for name, value in copies.items():
             theirs[f"scbe.stacks.{stack}.{name}"] = value
         for name, value in model.scbe.calibrations[stack - 1].state_dict().items():
             theirs[f"scbe.calibrations.{stack - 1}.{name}"] = torch.zeros_like(value)

@@ -78,6 +78,18 @@ RECIPES["refine"] = replace(
     distance_weight=1.0,
     mixture={"human": 0.50, "infants": 0.10, "allage": 0.14, "utkface": 0.05, "facemask": 0.11, "video": 0.10},
 )
+# A wider network, which teaches the others: more of what is hard. Grown from a narrow one by --start.
+RECIPES["teacher"] = replace(
+    RECIPES["shipped"],
+    name="teacher",
+    phases=(Phase("all", samples=600_000, learning_rate=1e-3, warmup=300, learning_rate_end=1e-5),),
+    width="base",
+    distance_weight=1.0,
+    mixture={
+        "human": 0.30, "infants": 0.06, "allage": 0.08, "utkface": 0.04, "facemask": 0.08, "video": 0.06,
+        "frontal": 0.08, "profiles": 0.18, "fgnet": 0.06, "wider": 0.06,
+    },
+)  # fmt: skip
 
 
 def recipe_named(name: str) -> Recipe:

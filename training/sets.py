@@ -19,6 +19,7 @@ from tabrt.topology import IBUG68, WFLW98, Topology
 from training.metrics import box_size, eye_distance
 
 SHARED_SETS = ("human", "allage", "utkface", "facemask", "video")
+LATER_SETS = ("cfp", "fgnet", "wider")  # taken where they lie beside the others
 _CROP_SIDE = 352  # px of the pictures in the zips
 _MAX_LABEL_BYTES = 2**28
 _MAX_PICTURE_BYTES = 2**24
@@ -97,7 +98,19 @@ def shared_faces(root: Path, cache: Path) -> tuple[dict[str, FaceSet], FaceSet]:
     known = human.subset(~held_out(human.names) & ~np.isin(human.names, _MISLABELLED))
     infants = np.char.startswith(known.names, "infanface")
     sets |= {"human": known.subset(~infants), "infants": known.subset(infants, "infants")}
+    for name in LATER_SETS:
+        if (root / f"{name}.zip").is_file():
+            sets |= _later(load_zip(root / f"{name}.zip", cache)[0])
     return {name: faces for name, faces in sets.items() if len(faces)}, shared_validation(root, cache)
+
+
+def _later(faces: FaceSet) -> dict[str, FaceSet]:
+    """What of a later zip is trained on: people kept for validation are left out; profiles are a set of their own."""
+    known = faces.subset(~held_out(faces.names))
+    if faces.name != "cfp":
+        return {faces.name: known}
+    profiles = np.char.startswith(known.names, "profile")
+    return {"frontal": known.subset(~profiles, "frontal"), "profiles": known.subset(profiles, "profiles")}
 
 
 def shared_validation(root: Path, cache: Path) -> FaceSet:
@@ -184,7 +197,13 @@ _TWINS = {
 
 
 def photo_of(name: str) -> str:
-    """The photo a face was cut from: several faces of one photo are numbered `_1`, `_2` after a long number."""
+    """What must not be split between training and validation: a photo, or, where names tell them, a person.
+
+    Several faces of one photo are numbered `_1`, `_2` after a long number.
+    """
+    person = re.match(r"(?:frontal|profile)_(\d+)_|(fgnet_\d{3})", Path(name).stem)
+    if person:
+        return person[1] or person[2]
     photo = re.sub(r"(\d{5,})_\d+$", r"\1", Path(name).stem)
     return _TWINS.get(photo, photo)
 
