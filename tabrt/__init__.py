@@ -25,15 +25,32 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tabrt.drawing.overlay import draw
     from tabrt.engines.engine import load_engine
     from tabrt.errors import TabrtError
     from tabrt.faces import Face, Frame, Scene
+    from tabrt.film.reading import open_film
     from tabrt.geometry import Box
+    from tabrt.sinks.records import read_landmarks
+    from tabrt.topology import to_68
     from tabrt.tracking.tracker import Tracker
 
 __version__ = "0.1.0"
 
-__all__ = ["Box", "Face", "Frame", "Scene", "TabrtError", "Tracker", "__version__", "load_engine"]
+__all__ = [
+    "Box",
+    "Face",
+    "Frame",
+    "Scene",
+    "TabrtError",
+    "Tracker",
+    "__version__",
+    "draw",
+    "load_engine",
+    "open_film",
+    "read_landmarks",
+    "to_68",
+]
 
 # Nothing leaves the machine: newer ONNX Runtimes than tabrt asks for report usage to their maker unless told not to.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -45,17 +62,23 @@ _HOMES = {
     "Scene": "tabrt.faces",
     "TabrtError": "tabrt.errors",
     "Tracker": "tabrt.tracking.tracker",
+    "draw": "tabrt.drawing.overlay",
     "load_engine": "tabrt.engines.engine",
+    "open_film": "tabrt.film.reading",
+    "read_landmarks": "tabrt.sinks.records",
+    "to_68": "tabrt.topology",
 }
 
 
-def __getattr__(name: str) -> object:
-    """Import a public name when it is first used, so that `tabrt --help` loads none of them."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'tabrt' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker that sees it takes every misspelt name for one that is there
+
+    def __getattr__(name: str) -> object:
+        """Import a public name when it is first used, so that `tabrt --help` loads none of them."""
+        if name not in _HOMES:
+            raise AttributeError(f"module 'tabrt' has no attribute {name!r}")
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -20,6 +20,14 @@ SHARED = ROOT.parent / "shared"
 TIMES = (0, 40, 80, 125, 160, 240, 280, 300, 360, 400, 440, 520, 560, 600, 640, 700)  # ms: no steady rate
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that is marked `vnni` is about this very machine's int8 instructions."""
+    from tabrt.hardware import has_vnni
+
+    if item.get_closest_marker("vnni") and not has_vnni():
+        pytest.skip("this CPU has no VNNI")
+
+
 def command() -> list[str]:
     """The installed command of this environment, or the package of this checkout where it is not installed."""
     script = Path(sys.executable).with_name("tabrt")

@@ -6,6 +6,7 @@ import ast
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -25,7 +26,9 @@ MAY_LOAD_TORCH = ("network", "exporting", "engines/torch.py", "engines/tensorrt.
 
 
 def test_the_public_names_are_these_and_can_be_had():
-    assert tabrt.__all__ == ["Box", "Face", "Frame", "Scene", "TabrtError", "Tracker", "__version__", "load_engine"]
+    classes = ["Box", "Face", "Frame", "Scene", "TabrtError", "Tracker"]
+    functions = ["draw", "load_engine", "open_film", "read_landmarks", "to_68"]
+    assert tabrt.__all__ == [*classes, "__version__", *functions]
     for name in tabrt.__all__:
         assert getattr(tabrt, name) is not None
         assert name in dir(tabrt)
@@ -33,7 +36,19 @@ def test_the_public_names_are_these_and_can_be_had():
 
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="Trakcer"):
-        _ = tabrt.Trakcer
+        _ = tabrt.Trakcer  # type: ignore[attr-defined]
+
+
+def test_a_type_checker_sees_that_a_name_is_unknown(tmp_path):
+    """And knows those that are there; on a copy of the top level alone, for speed."""
+    api = pytest.importorskip("mypy.api", reason="mypy is not installed here")
+    (tmp_path / "tabrt").mkdir()
+    shutil.copy(ROOT / "tabrt" / "__init__.py", tmp_path / "tabrt")
+    program = tmp_path / "program.py"
+    program.write_text("import tabrt\n" + "".join(f"tabrt.{name}\n" for name in [*tabrt.__all__, "Trakcer"]))
+    words = [f"--cache-dir={tmp_path}", "--config-file=", "--ignore-missing-imports", str(program)]
+    found = [line for line in api.run(words)[0].splitlines() if "program.py:" in line]
+    assert len(found) == 1 and 'program.py:14: error: Module has no attribute "Trakcer"' in found[0]
 
 
 def test_a_missing_system_library_is_named_with_the_line_that_installs_it(tmp_path):
@@ -167,7 +182,11 @@ def test_the_wheel_names_its_needs(wheel: zipfile.ZipFile):
     for extra in ("train", "export", "openvino", "cuda", "rtx", "serve", "osc", "dev"):
         assert f"Provides-Extra: {extra}\n" in metadata
     assert "tabrt = tabrt.cli:main" in wheel.read(f"{folder}/entry_points.txt").decode()
+    licence = "License-Expression: Apache-2.0 AND LicenseRef-tabrt-weights-research-only AND LicenseRef-Pexels"
+    assert licence in metadata.splitlines()
     assert f"{folder}/licenses/LICENSE" in wheel.namelist()
+    assert f"{folder}/licenses/tabrt/models/MODEL_CARD.md" in wheel.namelist()
+    assert f"{folder}/licenses/tabrt/demo/LICENCE.txt" in wheel.namelist()
     assert f"{folder}/licenses/NOTICE" in wheel.namelist()
 
 
