@@ -22,7 +22,8 @@ from tabrt.commands.app import DEMO_FILM
 from tabrt.engines.engine import ENGINES, MODEL_FOLDER, Engine, load_engine
 from tabrt.engines.parity import HALF_PARTS, sample_crops
 from tabrt.errors import EngineUnavailable, TabrtError
-from tabrt.exporting.export import export_onnx, to_onnx, write_card
+from tabrt.exporting.export import export_onnx
+from tabrt.exporting.graph import to_onnx, write_card
 from tabrt.exporting.int8 import to_int8
 from tabrt.film.reading import open_film
 from tabrt.geometry import CROP_SIZE, Crop

@@ -14,7 +14,7 @@ from tabrt.card import PRECISIONS
 from tabrt.engines.engine import MODEL_FOLDER, MODELS, int8_file
 from tabrt.engines.parity import sample_crops
 from tabrt.errors import TabrtError
-from tabrt.exporting.export import convert
+from tabrt.exporting.converting import convert
 from tabrt.files import write_atomically
 from tabrt.geometry import Box, Crop
 from tabrt.network.checkpoint import load_checkpoint, save_checkpoint

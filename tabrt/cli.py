@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tabrt import __version__
-from tabrt.errors import TabrtError, missing_library
+from tabrt.errors import TabrtError, missing_library, missing_package
 from tabrt.variants import DEFAULT_MODEL, DEFAULT_WIDTH, WIDTHS, variant_name
 
 if TYPE_CHECKING:
@@ -269,9 +269,7 @@ def _exporter() -> Callable[..., object]:
     try:
         from tabrt.exporting.export import export as run
     except ModuleNotFoundError as problem:
-        if (problem.name or "").startswith("tabrt"):
-            raise
-        raise TabrtError(f"{problem.name} is not installed; run: pip install 'tabrt[export]'") from problem
+        raise missing_package(problem, "export") from problem
     return run
 
 

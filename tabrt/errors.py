@@ -16,6 +16,24 @@ class EngineUnavailable(TabrtError):
     """An engine that cannot run here: a missing package, driver or device."""
 
 
+def first_line(problem: BaseException) -> str:
+    """What a problem says in its first line, at most 200 characters; its type where it says nothing."""
+    lines = str(problem).strip().splitlines()
+    return lines[0][:200] if lines else type(problem).__name__
+
+
+def install_extra(extra: str) -> str:
+    """What brings an extra. No index has tabrt, so its name there could be anybody's."""
+    return f"in tabrt's checkout, run: pip install '.[{extra}]'"
+
+
+def missing_package(problem: ModuleNotFoundError, extra: str) -> TabrtError:
+    """What to raise where a package of an extra is missing. A module of tabrt's own that is missing is a defect."""
+    if (problem.name or "").startswith("tabrt"):
+        raise problem
+    return TabrtError(f"{problem.name} is not installed; {install_extra(extra)}")
+
+
 def missing_library(problem: BaseException) -> str | None:
     """What to say of a system library that could not be loaded; None for any other problem."""
     found = re.search(r"([\w.+-]+\.so[\w.]*): cannot open shared object file", str(problem))

@@ -19,7 +19,7 @@ from small_network import face_crops, random_checkpoint, random_network
 from tabrt.card import ModelCard
 from tabrt.engines.engine import MODELS, FakeEngine, int8_file, load_engine
 from tabrt.errors import EngineUnavailable, TabrtError
-from tabrt.exporting.export import to_onnx, write_card
+from tabrt.exporting.graph import to_onnx, write_card
 from tabrt.hardware import available_threads, has_vnni
 from tabrt.heatmaps import decode
 
@@ -263,7 +263,7 @@ def test_a_missing_extra_names_the_command():
         "except EngineUnavailable as problem: print(problem)\n"
     )
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert "pip install 'tabrt[openvino]'" in told
+    assert "pip install '.[openvino]'" in told
 
 
 def test_threads_are_those_of_this_process():

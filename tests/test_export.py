@@ -21,7 +21,8 @@ from tabrt.engines.parity import BOUNDS, Shift, onnx_maps, sample_crops
 from tabrt.errors import TabrtError
 from tabrt.exporting import export as export_module
 from tabrt.exporting import half as half_module
-from tabrt.exporting.export import export, export_onnx, to_onnx, write_card
+from tabrt.exporting.export import export, export_onnx
+from tabrt.exporting.graph import to_onnx, write_card
 from tabrt.exporting.half import overflowing_layers, to_half
 from tabrt.exporting.int8 import by_groups, to_int8
 from tabrt.heatmaps import render_logits
@@ -97,7 +98,7 @@ def test_a_model_that_computes_something_else_is_not_written(checkpoint: Path, t
     with torch.no_grad():
         wrong.balt.out.bias[3:9] += torch.linspace(5, 9, 6)
         wrong.balt.out.weight *= -1
-    monkeypatch.setattr(export_module, "to_onnx", lambda network: to_onnx(wrong))
+    monkeypatch.setattr("tabrt.exporting.converting.to_onnx", lambda network: to_onnx(wrong))
     try:
         with pytest.raises(TabrtError, match="moves points"):
             export_onnx(checkpoint, tmp_path / "a.onnx", crops=face_crops(1))

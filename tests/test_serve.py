@@ -229,7 +229,9 @@ def test_a_missing_package_is_named():
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, timeout=LIMIT
     )
-    assert done.stderr.splitlines()[-1].endswith("--serve needs websockets; run: pip install 'tabrt[serve]'")
+    assert done.stderr.splitlines()[-1].endswith(
+        "--serve needs websockets; in tabrt's checkout, run: pip install '.[serve]'"
+    )
 
 
 def test_a_port_that_is_taken(served):

@@ -23,7 +23,7 @@ import tensorrt_rtx
 
 from tabrt.card import ModelCard
 from tabrt.engines.tensorrt import compile_settings, exported_program, profile
-from tabrt.exporting.export import to_onnx, write_card
+from tabrt.exporting.graph import to_onnx, write_card
 from tabrt.exporting.half import half_but
 from tabrt.network import Tab, TabConfig
 

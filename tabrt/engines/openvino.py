@@ -9,14 +9,14 @@ import numpy as np
 
 from tabrt.engines.engine import in_batches
 from tabrt.engines.onnxruntime import checked
-from tabrt.errors import EngineUnavailable, TabrtError
+from tabrt.errors import EngineUnavailable, TabrtError, first_line, install_extra
 from tabrt.files import read_bounded
 from tabrt.hardware import available_threads
 
 try:
     import openvino
 except ImportError as error:
-    raise EngineUnavailable("engine openvino is not installed; run: pip install 'tabrt[openvino]'") from error
+    raise EngineUnavailable(f"engine openvino is not installed; {install_extra('openvino')}") from error
 
 
 def load(path: Path, threads: int | None = None) -> OpenVinoEngine:
@@ -46,8 +46,9 @@ class OpenVinoEngine:
             core = openvino.Core()
             self._compiled = core.compile_model(core.read_model(model), "CPU", settings)
         except Exception as error:
-            problem = str(error).strip().split("\n")[0][:200]
-            raise EngineUnavailable(f"OpenVINO cannot run {path}: {problem}; use --engine onnxruntime") from error
+            raise EngineUnavailable(
+                f"OpenVINO cannot run {path}: {first_line(error)}; use --engine onnxruntime"
+            ) from error
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
         return self.both(crops)[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tabrt.engines.engine import checkpoint_file, in_batches
-from tabrt.errors import EngineUnavailable, TabrtError
+from tabrt.errors import EngineUnavailable, TabrtError, install_extra
 
 try:
     import torch
@@ -18,7 +18,7 @@ try:
 except ModuleNotFoundError as error:
     if (error.name or "").startswith("tabrt"):
         raise
-    raise EngineUnavailable(f"engine torch needs {error.name}; run: pip install 'tabrt[export]'") from error
+    raise EngineUnavailable(f"engine torch needs {error.name}; {install_extra('export')}") from error
 
 
 def load(path: Path, threads: int | None = None) -> TorchEngine:

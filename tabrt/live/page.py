@@ -24,7 +24,7 @@ from urllib.parse import parse_qs, urlsplit
 import cv2
 import numpy as np
 
-from tabrt.errors import TabrtError
+from tabrt.errors import TabrtError, install_extra
 from tabrt.faces import Scene
 from tabrt.live.camera import LiveCamera
 from tabrt.live.status import Controls, Numbers
@@ -39,7 +39,7 @@ try:
     from starlette.routing import Route, WebSocketRoute
     from starlette.websockets import WebSocket, WebSocketDisconnect
 except ModuleNotFoundError as missing:
-    raise TabrtError(f"--serve needs {missing.name}; run: pip install 'tabrt[serve]'") from None
+    raise TabrtError(f"--serve needs {missing.name}; {install_extra('serve')}") from None
 
 PAGE = Path(__file__).parent / "web" / "live.html"
 CREDIT = 3  # frames on their way to one viewer

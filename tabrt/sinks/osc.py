@@ -6,7 +6,7 @@ import logging
 
 import numpy as np
 
-from tabrt.errors import TabrtError
+from tabrt.errors import TabrtError, install_extra
 from tabrt.faces import Scene
 from tabrt.sinks.sink import Sink
 
@@ -26,7 +26,7 @@ class OscSink(Sink):
         try:
             from pythonosc.udp_client import UDPClient
         except ModuleNotFoundError:
-            raise TabrtError("OSC needs one more package; run: pip install 'tabrt[osc]'") from None
+            raise TabrtError(f"OSC needs one more package; {install_extra('osc')}") from None
         self._address = address
         try:
             self._client = UDPClient(host, port)
