@@ -1,0 +1,245 @@
+"""What a face does: openness of the eyes, and the ones of ARKit's blend shapes that 98 points can tell.
+
+All of it is read off points in the head's own axes (`facing`): the pose is undone, so that a turned or distant face
+gives the same figures. Lengths are in distances between the outer eye corners. A shape is how far a feature has left
+its place on the person's neutral face, over how far it goes at full strength; what is less than the spread of neutral
+faces counts as nothing. Left and right in the names are the person's, as ARKit has them; `topology` has the picture's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tabrt.measures.head import EYE_DISTANCE, HEAD
+from tabrt.measures.pose import Pose
+from tabrt.topology import WFLW98
+
+# The shapes that are told; the others of ARKit's 52 are not, and are absent rather than zero.
+SHAPES = (
+    *("browDownLeft", "browDownRight", "browInnerUp", "browOuterUpLeft", "browOuterUpRight"),
+    *("eyeBlinkLeft", "eyeBlinkRight", "eyeWideLeft", "eyeWideRight"),
+    *("eyeLookDownLeft", "eyeLookDownRight", "eyeLookInLeft", "eyeLookInRight"),
+    *("eyeLookOutLeft", "eyeLookOutRight", "eyeLookUpLeft", "eyeLookUpRight"),
+    *("jawOpen", "jawLeft", "jawRight", "mouthClose", "mouthLeft", "mouthRight"),
+    *("mouthSmileLeft", "mouthSmileRight", "mouthFrownLeft", "mouthFrownRight"),
+    *("mouthStretchLeft", "mouthStretchRight", "mouthPucker", "mouthFunnel", "mouthRollLower", "mouthRollUpper"),
+)
+
+# What is read off the face: mean (x, y) of points, or a difference of two such means. First the axis.
+_FEATURES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...]]] = {
+    "gap": ("y", (93, 94, 95), (89, 90, 91)),  # between the lips
+    "width": ("x", (82,), (76,)),  # of the mouth
+    "corner right x": ("x", (76,), ()),
+    "corner left x": ("x", (82,), ()),
+    "corner right y": ("y", (76,), ()),
+    "corner left y": ("y", (82,), ()),
+    "mouth x": ("x", (79, 85, 90, 94), ()),
+    "chin x": ("x", (15, 16, 17), ()),
+    "chin y": ("y", (15, 16, 17), ()),
+    "upper lip": ("y", (89, 90, 91), (78, 79, 80)),  # its height
+    "lower lip": ("y", (84, 85, 86), (93, 94, 95)),
+    "brow right inner": ("y", (37, 38), ()),
+    "brow left inner": ("y", (42, 50), ()),
+    "brow right outer": ("y", (33, 34, 41), ()),
+    "brow left outer": ("y", (46, 45, 47), ()),
+    "brow right": ("y", (35, 36, 39, 40), ()),
+    "brow left": ("y", (44, 43, 49, 48), ()),
+    "pupil right x": ("x", (96,), (60, 64)),
+    "pupil left x": ("x", (97,), (68, 72)),
+    "pupil right y": ("y", (96,), (60, 64)),
+    "pupil left y": ("y", (97,), (68, 72)),
+}
+FEATURES = tuple(_FEATURES)
+# Mean and standard deviation over people with a neutral face, of the points that the network gives: ten of Pointing'04
+# and nine of the ZJU blinks, left and right together.
+_NEUTRAL = {
+    "gap": (0.016, 0.018),
+    "width": (0.550, 0.025),
+    "corner right x": (-0.273, 0.014),
+    "corner left x": (0.273, 0.014),
+    "corner right y": (0.758, 0.014),
+    "corner left y": (0.758, 0.014),
+    "mouth x": (0.0, 0.006),
+    "chin x": (0.0, 0.008),
+    "chin y": (1.234, 0.022),
+    "upper lip": (0.086, 0.009),
+    "lower lip": (0.093, 0.008),
+    "brow right inner": (-0.200, 0.030),
+    "brow left inner": (-0.200, 0.030),
+    "brow right outer": (-0.199, 0.025),
+    "brow left outer": (-0.199, 0.025),
+    "brow right": (-0.238, 0.028),
+    "brow left": (-0.238, 0.028),
+    "pupil right x": (0.0, 0.005),
+    "pupil left x": (0.0, 0.005),
+    "pupil right y": (-0.029, 0.007),
+    "pupil left y": (-0.029, 0.007),
+}
+NEUTRAL = np.array([_NEUTRAL[name][0] for name in FEATURES])
+SPREAD = np.array([_NEUTRAL[name][1] for name in FEATURES])
+FARTHEST = 2.5  # standard deviations that a neutral face is believed to be from the mean one
+_LEAST, _MOST = NEUTRAL - FARTHEST * SPREAD, NEUTRAL + FARTHEST * SPREAD
+
+
+def _weights() -> np.ndarray:
+    """(F, 196): the features as a linear map of points in the head's axes."""
+    weights = np.zeros((len(FEATURES), WFLW98.points, 2))
+    for row, (axis, plus, minus) in zip(weights, _FEATURES.values(), strict=True):
+        row[list(plus), "xy".index(axis)] = 1 / len(plus)
+        if minus:
+            row[list(minus), "xy".index(axis)] = -1 / len(minus)
+    return weights.reshape(len(FEATURES), -1)
+
+
+_WEIGHTS = _weights()
+# Opposite points: three pairs of the lids of the right eye and of the left, then each eye's corners.
+_UPPER = np.array([61, 62, 63, 71, 70, 69, 60, 72])
+_LOWER = np.array([67, 66, 65, 73, 74, 75, 64, 68])
+
+OPEN = 0.30  # height over width of an eye that is open as usual …
+LEAST_OPEN, MOST_OPEN = 0.17, 0.42  # … and as it may be
+SURELY_OPEN = 0.2  # the network's lids never meet: a shut eye has about 0.17, and less than this may be one
+SHUT = 0.6  # of the open height: that of a shut eye …
+LEAST_SHUT, MOST_SHUT = 0.45, 0.8  # … and as it may be
+WINK = 0.25, 0.5  # differences in openness from which eyes are told apart a little, and wholly
+SETTLING = 3.0  # s, in which a new face is learnt quickly
+
+
+def facing(points: np.ndarray, pose: Pose) -> np.ndarray:
+    """Points (98, 2) in frame px, as they would lie on a head that faces the camera: (98, 2) in eye distances.
+
+    Each point is taken back along its line of sight to the depth that it has on the mean head.
+    """
+    rotation, translation, lens = pose.unsighted, pose.translation, pose.lens
+    depth = HEAD @ (rotation[2] / EYE_DISTANCE) + translation[2] / EYE_DISTANCE
+    turn = rotation[:2, :2] / lens.focal
+    sight = points @ turn + (rotation[2, :2] - lens.centre @ turn)
+    return sight * depth[:, None] - translation @ rotation[:, :2] / EYE_DISTANCE
+
+
+def features(faced: np.ndarray) -> np.ndarray:
+    """(F,) the features of points (98, 2) from `facing`."""
+    return _WEIGHTS @ faced.ravel()
+
+
+def eye_heights(faced: np.ndarray) -> np.ndarray:
+    """(2,) mean height over width of the person's right and left eye, of points (98, 2) from `facing`."""
+    away = faced[_UPPER] - faced[_LOWER]
+    lengths = np.hypot(away[:, 0], away[:, 1])
+    return lengths[:6].reshape(2, 3).sum(axis=1) / (3 * np.maximum(lengths[6:], 1e-6))
+
+
+@dataclass
+class Neutral:
+    """What is known of one person's face at rest. `learn` follows it from frame to frame.
+
+    At first all is that of the mean of people. Features go towards what they are most of the time, by small steps that
+    do not depend on how far they are off, so that a strong expression is no more than a passing one; and no
+    farther than people differ. Eyes are open at the height that they seldom exceed.
+    """
+
+    features: np.ndarray = field(default_factory=NEUTRAL.copy)  # (F,)
+    opened: np.ndarray = field(default_factory=lambda: np.full(2, OPEN))  # heights of the open eyes, right and left
+    shut: float = SHUT  # height of shut eyes over that of open ones
+    age: float = 0.0  # s, that were learnt from
+    fixed: bool = False  # set by hand: nothing is learnt but the eyes
+
+    PACE = 1 / 30  # standard deviations a second …
+    FIRST_PACE = 0.7  # … and while settling
+    RISING, FALLING, FIRST_FALLING, WINKING, DOUBTING = 0.4, 6.0, 1.0, 4.0, 60.0  # s, of the open height
+
+    def learn(self, now: np.ndarray, heights: np.ndarray, step: float, gaze: bool = True) -> None:
+        """Take in features (F,) and eye heights (2,) of a frame, `step` seconds after the last."""
+        settling = self.age < SETTLING
+        self.age += step
+        if not self.fixed:
+            move = (self.FIRST_PACE if settling else self.PACE) * step * SPREAD
+            moved = self.features + np.minimum(np.maximum(now - self.features, -move), move)
+            self.features = np.minimum(np.maximum(moved, _LEAST), _MOST)
+        either_open = float(heights.max()) > SURELY_OPEN
+        for eye, (height, opened) in enumerate(zip(heights.tolist(), self.opened.tolist(), strict=True)):
+            if height > opened:
+                span = self.RISING
+            elif height > SURELY_OPEN:
+                span = self.FIRST_FALLING if settling else self.FALLING
+            else:  # shut; or narrow, where the other eye is not
+                span = self.WINKING if either_open else self.DOUBTING
+            opened += (height - opened) * (1 - math.exp(-step / span))
+            self.opened[eye] = min(max(opened, LEAST_OPEN), MOST_OPEN)
+
+    def blinked(self, lowest: float) -> None:
+        """Take in how far eyes went down in a blink, as a share of their open height."""
+        if lowest < MOST_SHUT:
+            self.shut = max(self.shut + 0.3 * (lowest - self.shut), LEAST_SHUT)
+
+    def fix(self, now: np.ndarray, heights: np.ndarray) -> None:
+        """Call this the neutral face."""
+        self.features, self.fixed = now.copy(), True
+        self.opened = np.clip(heights, LEAST_OPEN, MOST_OPEN)
+
+
+def openness(heights: np.ndarray, neutral: Neutral) -> tuple[float, float]:
+    """How far the right and the left eye are open, 0…1, of heights (2,)."""
+    right, left = (
+        (height / opened - neutral.shut) / (1 - neutral.shut)
+        for height, opened in zip(heights.tolist(), neutral.opened.tolist(), strict=True)
+    )
+    # Lids move together but for a wink: what small difference there is, is noise.
+    low, high = WINK
+    apart = min(max((abs(right - left) - low) / (high - low), 0.0), 1.0)
+    middle = (right + left) / 2
+    right, left = (min(max(middle + (eye - middle) * apart, 0.0), 1.0) for eye in (right, left))
+    return right, left
+
+
+def shapes(
+    now: np.ndarray, heights: np.ndarray, opened: tuple[float, float], neutral: Neutral, yaw: float
+) -> dict[str, float]:
+    """The shapes of brows, jaw, mouth and lids from features (F,) and eye heights (2,): 0…1 by ARKit's names.
+
+    opened: openness of the right and the left eye. yaw: degrees that the head is turned; the jaw's points slide along the outline as it turns, so that jaw and chin
+    are trusted less.
+    """
+    moved = dict(zip(FEATURES, (now - neutral.features).tolist(), strict=True))
+    right, left = opened
+    found = {"eyeBlinkLeft": 1 - left, "eyeBlinkRight": 1 - right}
+    for side, height, usual in zip(("Right", "Left"), heights.tolist(), neutral.opened.tolist(), strict=True):
+        found[f"eyeWide{side}"] = _share(height / usual - 1, 0.12, 0.4)
+    frontal = max(0.0, 1 - abs(yaw) / 45)
+    gap = moved["gap"]
+    dropped = moved["chin y"] * frontal
+    lips = _share(gap, 0.02, 0.32)
+    found["jawOpen"] = max(lips, _share(dropped, 0.06, 0.38))
+    found["mouthClose"] = max(0.0, found["jawOpen"] - lips)
+    found["jawLeft"], found["jawRight"] = _sides(moved["chin x"] * frontal, 0.03, 0.09)
+    found["mouthLeft"], found["mouthRight"] = _sides(moved["mouth x"], 0.02, 0.14)
+    narrower = _share(-moved["width"], 0.035, 0.14)
+    parted = min(max(gap, 0.0) / 0.12, 1.0)
+    found["mouthPucker"], found["mouthFunnel"] = narrower * (1 - parted), narrower * parted
+    for side, outwards in (("Left", 1), ("Right", -1)):
+        name = side.lower()
+        out = outwards * (moved[f"corner {name} x"] - moved["mouth x"])
+        up = 0.15 * max(gap, 0.0) - moved[f"corner {name} y"]  # an opening mouth draws its corners down
+        found[f"mouthSmile{side}"] = _share(up + 0.5 * max(out, 0.0), 0.025, 0.13)
+        found[f"mouthFrown{side}"] = _share(-up, 0.02, 0.065)
+        found[f"mouthStretch{side}"] = _share(out - max(up, 0.0), 0.025, 0.085)
+        inner, outer, whole = (moved[f"brow {name}{part}"] for part in (" inner", " outer", ""))
+        found[f"browDown{side}"] = _share((inner + whole) / 2, 0.025, 0.065)
+        found[f"browOuterUp{side}"] = _share(-outer, 0.03, 0.095)
+    found["browInnerUp"] = _share(-(moved["brow left inner"] + moved["brow right inner"]) / 2, 0.03, 0.085)
+    found["mouthRollUpper"] = _share(-moved["upper lip"], 0.018, 0.06)
+    found["mouthRollLower"] = _share(-moved["lower lip"], 0.018, 0.065)
+    return found
+
+
+def _share(value: float, nothing: float, full: float) -> float:
+    """Where a value lies from what counts as nothing to full strength, 0…1."""
+    return min(max((value - nothing) / (full - nothing), 0.0), 1.0)
+
+
+def _sides(value: float, nothing: float, full: float) -> tuple[float, float]:
+    """A sideways move as shares to the person's left (the picture's right, +x) and right."""
+    return _share(value, nothing, full), _share(-value, nothing, full)

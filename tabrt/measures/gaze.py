@@ -1,0 +1,94 @@
+"""Where eyes look: from the pupils within the lids, and the head's pose."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from tabrt.measures.expression import FEATURES, Neutral
+from tabrt.measures.head import EYE_DISTANCE
+from tabrt.measures.pose import Pose
+
+EYEBALL = 0.012  # m, radius: a degree moves the pupil by 0.2 mm, 0.24 % of the eye distance
+SHUT = 0.35  # openness below which a pupil is not seen
+WIDEST = 45.0  # degrees an eye turns in its socket
+SIDEWAYS, UPWARDS, DOWNWARDS = 35.0, 25.0, 35.0  # degrees at which ARKit's eyeLook shapes are full
+_FARTHEST = math.sin(math.radians(WIDEST))
+_X = {side: FEATURES.index(f"pupil {side} x") for side in ("left", "right")}
+_Y = {side: FEATURES.index(f"pupil {side} y") for side in ("left", "right")}
+PUPIL = {"right": 96, "left": 97}  # points
+
+
+@dataclass(frozen=True, eq=False)
+class EyeGaze:
+    """Where one eye looks. Angles have the signs of a pose: yaw > 0 to the person's right, pitch > 0 down."""
+
+    yaw: float  # degrees, in the head
+    pitch: float
+    direction: np.ndarray  # (3,) unit, in the camera's axes; (0, 0, -1) looks along the line of sight to the camera
+    confidence: float  # 0…1
+
+
+@dataclass(frozen=True, eq=False)
+class Gaze:
+    """Where the person's eyes look; None for an eye that is shut or not seen."""
+
+    left: EyeGaze | None
+    right: EyeGaze | None
+
+    @property
+    def both(self) -> EyeGaze | None:
+        """The mean of the eyes that look, weighed by confidence: the steadiest; None where none does."""
+        eyes = [eye for eye in (self.left, self.right) if eye is not None]
+        if len(eyes) < 2:
+            return eyes[0] if eyes else None
+        sure = np.array([max(eye.confidence, 1e-6) for eye in eyes])
+        share = sure / sure.sum()
+        yaw, pitch = (float(share @ [getattr(eye, axis) for eye in eyes]) for axis in ("yaw", "pitch"))
+        direction = share @ np.stack([eye.direction for eye in eyes])
+        return EyeGaze(yaw, pitch, direction / np.linalg.norm(direction), float(sure.max()))
+
+
+def gaze_of(
+    now: np.ndarray, neutral: Neutral, opened: tuple[float, float], pose: Pose, confidence: np.ndarray
+) -> Gaze:
+    """The gaze from features (F,), openness of right and left eye, pose, and confidence (98,) of the points.
+
+    Angles are from where the person's pupils are most of the time, for points alone cannot tell where an eye's middle
+    is. An eye that is far round the head is trusted less.
+    """
+    eyes = {}
+    for side, open_ in zip(("right", "left"), opened, strict=True):
+        if open_ < SHUT:
+            eyes[side] = None
+            continue
+        across, down = (float(now[i] - neutral.features[i]) * EYE_DISTANCE / EYEBALL for i in (_X[side], _Y[side]))
+        sine_yaw, sine_pitch = (min(max(part, -_FARTHEST), _FARTHEST) for part in (-across, down))
+        yaw, pitch = math.asin(sine_yaw), math.asin(sine_pitch)
+        turned = -pose.yaw if side == "right" else pose.yaw  # > 0: the eye turns away from the camera
+        seen = min(max(math.cos(math.radians(max(turned, 0.0) * 1.5)), 0.0), 1.0)
+        sure = float(confidence[PUPIL[side]]) * min(1.0, (open_ - SHUT) / 0.3) * seen
+        straight = math.cos(pitch)  # the eye's own axis, -z turned by yaw and pitch
+        direction = pose.rotation @ (-sine_yaw * straight, sine_pitch, -math.cos(yaw) * straight)
+        eyes[side] = EyeGaze(math.degrees(yaw), math.degrees(pitch), direction, min(max(sure, 0.0), 1.0))
+    return Gaze(**eyes)
+
+
+def look_shapes(gaze: Gaze) -> dict[str, float]:
+    """ARKit's eyeLook shapes of a gaze, 0…1; those of an eye that is shut are absent."""
+    found = {}
+    for side, eye, inwards in (("Left", gaze.left, 1), ("Right", gaze.right, -1)):
+        if eye is None:
+            continue
+        aside = eye.yaw * inwards / SIDEWAYS  # yaw > 0 is to the person's right: inwards for the left eye
+        found[f"eyeLookIn{side}"], found[f"eyeLookOut{side}"] = _parts(aside)
+        found[f"eyeLookDown{side}"] = _parts(eye.pitch / DOWNWARDS)[0]
+        found[f"eyeLookUp{side}"] = _parts(eye.pitch / UPWARDS)[1]
+    return found
+
+
+def _parts(value: float) -> tuple[float, float]:
+    """Positive and negative part, each at most 1."""
+    return min(max(value, 0.0), 1.0), min(max(-value, 0.0), 1.0)

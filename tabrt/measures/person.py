@@ -1,0 +1,98 @@
+"""One followed person: what must be remembered from frame to frame, and what is read of a face with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tabrt.measures.blinks import Blink, BlinkFinder
+from tabrt.measures.expression import Neutral, eye_heights, facing, features, openness, shapes
+from tabrt.measures.gaze import Gaze, gaze_of, look_shapes
+from tabrt.measures.lens import Lens
+from tabrt.measures.pose import Pose, head_pose
+
+LONGEST_STEP = 0.5  # s between frames, after which a pose is no start for the next
+SURE = 0.6  # mean confidence of the points, below which much is covered, and nothing is learnt
+FRONTAL = 30.0  # degrees of yaw up to which a face is learnt
+
+
+@dataclass(frozen=True, eq=False)
+class Measures(Mapping[str, float]):
+    """What a face does: 0…1 by ARKit's names, such as `eyeBlinkLeft`, of which those that are told are in it.
+
+    Left and right are the person's. An eye that is shut has no eyeLook shapes.
+    """
+
+    shapes: dict[str, float]
+    left_eye: float  # openness 0…1
+    right_eye: float
+    blink: Blink | None  # the one that ended in this frame
+
+    def __getitem__(self, name: str) -> float:
+        return self.shapes[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+
+class Person:
+    """The memory behind one id: the last pose, the neutral face, and the blink under way.
+
+    Frames are to be given in the order of their times; one that is not newer than the last is read, and changes nothing.
+    """
+
+    def __init__(self) -> None:
+        self.neutral = Neutral()
+        self._blinks = BlinkFinder()
+        self._pose: Pose | None = None
+        self._pose_time = self._time = -np.inf
+        self._now: tuple[np.ndarray, np.ndarray] | None = None
+
+    def pose(self, points: np.ndarray, confidence: np.ndarray, lens: Lens, time: float) -> Pose | None:
+        """The pose of points (98, 2) in frame px, sought near the last one."""
+        near = 0 <= time - self._pose_time <= LONGEST_STEP
+        found = head_pose(points, confidence, lens, self._pose if near else None)
+        if time >= self._pose_time:
+            self._pose, self._pose_time = found, time
+        return found
+
+    def read(
+        self, points: np.ndarray, confidence: np.ndarray, pose: Pose | None, time: float
+    ) -> tuple[Gaze | None, Measures | None]:
+        """Gaze and measures of points (98, 2) in frame px with confidence (98,) and this pose; None without one."""
+        if pose is None:
+            return None, None
+        faced = facing(points, pose)
+        now, heights = features(faced), eye_heights(faced)
+        blink = None
+        if time > self._time:
+            self._now = now, heights
+            step, self._time = min(time - self._time, LONGEST_STEP), time
+            blink = self._blinks(time, float(heights.mean()), self.neutral.shut)
+            if blink is not None:
+                self.neutral.blinked(blink.lowest)
+            if float(confidence.sum()) > SURE * len(confidence) and abs(pose.yaw) < FRONTAL:
+                self.neutral.learn(now, heights, step)
+        right, left = opened = openness(heights, self.neutral)
+        gaze = gaze_of(now, self.neutral, opened, pose, confidence)
+        found = shapes(now, heights, opened, self.neutral, pose.yaw) | look_shapes(gaze)
+        return gaze, Measures(found, left, right, blink)
+
+    def be_neutral(self) -> None:
+        """Take the face as it was last seen for this person's neutral one."""
+        if self._now is not None:
+            self.neutral.fix(*self._now)
+
+
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """How a face was seen: by what lens, of whom, and when."""
+
+    lens: Lens
+    person: Person
+    time: float  # s

@@ -1,0 +1,218 @@
+"""Head pose: how a face is turned, and where it is.
+
+The axes are those of OpenCV's camera: x to the picture's right, y down, z away from the camera, right-handed. The
+head's own axes are the same while it looks into the camera. Angles in degrees, each right-handed about its axis, with
+rotation = Ry(yaw) · Rx(pitch) · Rz(roll):
+
+    yaw   > 0  the nose turns to the picture's left: the person looks to their right
+    pitch > 0  the nose goes down
+    roll  > 0  the head tilts clockwise in the picture: towards the person's left shoulder
+
+The rotation is that against the line of sight from the camera to the head, not against the camera's own axis: 0, 0, 0
+is a face that looks into the lens wherever it is in the picture, and a wrong focal length does not turn it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import cv2
+import numpy as np
+
+from tabrt.measures.head import EYE_DISTANCE, HEAD
+from tabrt.measures.lens import Lens
+
+RIGID = np.array([60, 64, 68, 72, *range(51, 60)])  # eye corners and nose: what no expression moves
+JAW = np.arange(33)
+JAW_WEIGHT = 0.2  # its points slide along the outline, but there are many of them and they calm the pose
+JAW_GONE = 60.0  # degrees of yaw from which the outline is not the jaw's any more
+USED = np.concatenate([RIGID, JAW])
+LEAST_CONFIDENCE = 0.05
+STEPS = 12  # of Gauss-Newton at most
+DONE = 2e-3  # radians, and shares of the distance, of a step after which there is no need of another …
+LONGEST = 0.5  # … and that one step may make
+LOST = 0.25  # eye distances, misfit of a pose from which a solution is sought anew
+
+
+@dataclass(frozen=True, eq=False)
+class Pose:
+    """A head's six degrees of freedom. See the module for axes and signs."""
+
+    rotation: np.ndarray  # (3, 3) the head's axes to the camera's, the line of sight taken off
+    translation: np.ndarray  # (3,) metres, of the middle between the eyes, for a head of mean size
+    unsighted: np.ndarray = field(repr=False)  # (3, 3) the rotation with the line of sight left in
+    lens: Lens
+    misfit: float  # rms distance of the points it rests on from where the mean head has them, in eye distances
+
+    @cached_property
+    def angles(self) -> tuple[float, float, float]:
+        """Yaw, pitch and roll in degrees."""
+        return angles_of(self.rotation)
+
+    @property
+    def yaw(self) -> float:
+        return self.angles[0]
+
+    @property
+    def pitch(self) -> float:
+        return self.angles[1]
+
+    @property
+    def roll(self) -> float:
+        return self.angles[2]
+
+    @cached_property
+    def quaternion(self) -> np.ndarray:
+        """(4,) x, y, z, w of the rotation, w ≥ 0."""
+        return quaternion_of(self.rotation)
+
+    @property
+    def guessed(self) -> bool:
+        """Whether the focal length, and with it the distance, is a guess."""
+        return self.lens.guessed
+
+    @property
+    def camera_rotation(self) -> np.ndarray | None:
+        """(3, 3) the head's axes to the camera's with nothing taken off; None while the focal length is a guess."""
+        return None if self.guessed else self.unsighted
+
+    def project(self, points: np.ndarray) -> np.ndarray:
+        """Where points (..., 3) of the head, in its axes and metres, are seen: (..., 2) frame px."""
+        placed = points @ self.unsighted.T + self.translation
+        return placed[..., :2] / placed[..., 2:] * self.lens.focal + self.lens.centre
+
+
+def head_pose(points: np.ndarray, confidence: np.ndarray, lens: Lens, last: Pose | None = None) -> Pose | None:
+    """The pose of wflw98 points (98, 2) in frame px with confidence (98,).
+
+    `last`: the pose of the frame before, near which the solution is sought; the result hardly depends on it. None
+    where the points are no face's: not finite, or in one place.
+    """
+    seen = (points[USED].astype(np.float64) - lens.centre) / lens.focal
+    confidence = np.maximum(confidence[USED], LEAST_CONFIDENCE)
+    if not math.isfinite(float(seen.sum() + confidence.sum())):
+        return None
+    found = None
+    if last is not None:
+        found = _refine(seen, confidence, last.unsighted, last.translation)
+    if found is None or found[2] > LOST:
+        start = _start(seen)
+        anew = None if start is None else _refine(seen, confidence, *start)
+        found = min((pose for pose in (found, anew) if pose is not None), key=lambda pose: pose[2], default=None)
+    if found is None:
+        return None
+    rotation, translation, misfit = found
+    return Pose(_to_sight(translation) @ rotation, translation, rotation, lens, misfit)
+
+
+def _start(seen: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Rotation and translation from the rigid points alone, from no guess (SQPnP: Terzakis and Lourakis 2020)."""
+    try:
+        done, vector, translation = cv2.solvePnP(
+            _MODEL[: len(RIGID)], seen[: len(RIGID)], np.eye(3), None, flags=cv2.SOLVEPNP_SQPNP
+        )
+    except cv2.error:
+        return None
+    if not done or not np.isfinite(vector).all() or translation[2, 0] <= 0:
+        return None
+    return cv2.Rodrigues(vector)[0], translation[:, 0]
+
+
+_MODEL = np.ascontiguousarray(HEAD[USED])
+_BASE = np.concatenate([np.ones(len(RIGID)), np.full(len(JAW), JAW_WEIGHT)])
+_MIDDLE = len(USED) // 2
+_JAW_GONE = math.sin(math.radians(JAW_GONE))
+_TURNS = np.array([[[0, 0, 0], [0, 0, -1], [0, 1, 0]], [[0, 0, 1], [0, 0, 0], [-1, 0, 0]], [[0, -1, 0], [1, 0, 0], [0, 0, 0]]], float)  # fmt: skip
+_ROWS = np.zeros((2, len(USED), 12))
+_ROWS[0, :, 0:3] = _ROWS[1, :, 3:6] = _MODEL
+_ROWS[0, :, 9] = _ROWS[1, :, 10] = 1
+
+
+def _refine(
+    seen: np.ndarray, confidence: np.ndarray, rotation: np.ndarray, translation: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float] | None:
+    """Gauss-Newton on the weighed reprojection error, in image coordinates of focal length 1, weighed anew each step.
+
+    A point that lies farther off than most counts less: 1 / max(1, e / median e). Errors are taken in the plane of
+    each point and divided by its depth: so they are linear in the twelve numbers of rotation and translation.
+    """
+    base = _BASE * confidence**2
+    rows = _ROWS.copy()  # (2, N, 12): of a point's error across and down
+    rows[:, :, 6:9] = -seen.T[:, :, None] * _MODEL
+    rows[:, :, 11] = -seen.T
+    flat = rows.reshape(-1, 12)
+    tangent = np.zeros((12, 6))  # a small turn about the head's axes, then a shift
+    tangent[9:, 3:] = np.eye(3)
+    for _ in range(STEPS):
+        depth = _MODEL @ rotation[2] + translation[2]
+        if depth.min() <= 1e-3:
+            return None
+        away = flat @ np.concatenate([rotation.ravel(), translation])
+        errors = np.hypot(away[: len(USED)], away[len(USED) :]) / depth
+        middle = max(float(np.partition(errors, _MIDDLE)[_MIDDLE]), 1e-9)
+        weights = base / (np.maximum(errors / middle, 1.0) * depth * depth)
+        weights[len(RIGID) :] *= max(0.0, 1 - abs(float(rotation[0, 2])) / _JAW_GONE)
+        tangent[:9, :3] = (rotation @ _TURNS).reshape(3, 9).T
+        jacobian = flat @ tangent
+        weighed = (jacobian.reshape(2, -1, 6) * weights[:, None]).reshape(-1, 6).T
+        solved, step = cv2.solve(weighed @ jacobian, -(weighed @ away), flags=cv2.DECOMP_CHOLESKY)
+        step = step[:, 0]
+        size = max(map(abs, (*step[:3].tolist(), *(step[3:] / translation[2]).tolist())))
+        if not (solved and math.isfinite(size)):
+            return None
+        if size > LONGEST:
+            step *= LONGEST / size
+        rotation = rotation @ cv2.Rodrigues(step[:3])[0]
+        translation = translation + step[3:]
+        if size < DONE:
+            break
+    sure = confidence[: len(RIGID)]
+    rms = math.sqrt(float(sure @ errors[: len(RIGID)] ** 2) / float(sure.sum()))
+    return rotation, translation, rms * float(translation[2]) / EYE_DISTANCE
+
+
+def _to_sight(translation: np.ndarray) -> np.ndarray:
+    """(3, 3): the smallest rotation that brings this direction onto the camera's axis."""
+    x, y, z = translation.tolist()
+    length = math.hypot(x, y, z)
+    x, y, z = x / length, y / length, z / length
+    k = 1 / (1 + z)
+    return np.array([[1 - x * x * k, -x * y * k, -x], [-x * y * k, 1 - y * y * k, -y], [x, y, z]])
+
+
+def angles_of(rotation: np.ndarray) -> tuple[float, float, float]:
+    """Yaw, pitch, roll in degrees of a rotation (3, 3) = Ry(yaw) · Rx(pitch) · Rz(roll); pitch is −90…90."""
+    yaw = math.atan2(rotation[0, 2], rotation[2, 2])
+    pitch = math.asin(min(1.0, max(-1.0, -rotation[1, 2])))
+    roll = math.atan2(rotation[1, 0], rotation[1, 1])
+    return math.degrees(yaw), math.degrees(pitch), math.degrees(roll)
+
+
+def rotation_of(yaw: float, pitch: float, roll: float) -> np.ndarray:
+    """(3, 3) of angles in degrees."""
+    (cy, sy), (cp, sp), (cr, sr) = (
+        (math.cos(math.radians(a)), math.sin(math.radians(a))) for a in (yaw, pitch, roll)
+    )
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_x = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
+    about_z = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
+    return about_y @ about_x @ about_z
+
+
+def quaternion_of(rotation: np.ndarray) -> np.ndarray:
+    """(4,) x, y, z, w of a rotation (3, 3), w ≥ 0."""
+    m = rotation
+    # The largest of the four is told first, and divides the others: no small number ever does.
+    squares = np.array([1 + m[0, 0] - m[1, 1] - m[2, 2], 1 - m[0, 0] + m[1, 1] - m[2, 2],
+                        1 - m[0, 0] - m[1, 1] + m[2, 2], 1 + m[0, 0] + m[1, 1] + m[2, 2]])  # fmt: skip
+    symmetric = np.array([
+        [squares[0], m[0, 1] + m[1, 0], m[0, 2] + m[2, 0], m[2, 1] - m[1, 2]],
+        [m[0, 1] + m[1, 0], squares[1], m[1, 2] + m[2, 1], m[0, 2] - m[2, 0]],
+        [m[0, 2] + m[2, 0], m[1, 2] + m[2, 1], squares[2], m[1, 0] - m[0, 1]],
+        [m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1], squares[3]],
+    ])  # fmt: skip
+    row = symmetric[int(squares.argmax())]
+    quaternion = row / np.linalg.norm(row)
+    return -quaternion if quaternion[3] < 0 else quaternion
