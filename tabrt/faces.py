@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from tabrt.geometry import Box, Crop
+from tabrt.measures import Gaze, Measures, Pose, Sight
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +33,32 @@ class Face:
     box: Box  # upright box of the points; its score is the face's
     crop: Crop | None = None  # the square the network looked at
     boundaries: np.ndarray | None = None  # (16, 64, 64) boundary heatmaps in the crop, when asked for
+    sight: Sight | None = None  # what pose, gaze and measures are worked out from, when first asked for
+
+    @cached_property
+    def pose(self) -> Pose | None:
+        """How the head is turned, and where it is; None for schemes other than wflw98."""
+        if self.sight is None:
+            return None
+        return self.sight.person.pose(self.points, self.confidence, self.sight.lens, self.sight.clock)
+
+    @property
+    def gaze(self) -> Gaze | None:
+        """Where the eyes look; None where there is no pose."""
+        return self._read[0]
+
+    @property
+    def measures(self) -> Measures | None:
+        """What the face does: 0…1 by ARKit's names; None where there is no pose."""
+        return self._read[1]
+
+    @cached_property
+    def _read(self) -> tuple[Gaze | None, Measures | None]:
+        if self.sight is None:
+            return None, None
+        sight = self.sight
+        later = sight.time - sight.clock if math.isfinite(sight.time) else 0.0
+        return sight.person.read(self.points, self.confidence, self.pose, sight.clock, later)
 
 
 Layer = Callable[[np.ndarray, "Scene"], object]  # draws what a scene shows on an image, uint8 (H, W, 3) BGR, in place

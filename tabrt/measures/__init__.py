@@ -11,6 +11,19 @@ from tabrt.measures.person import Measures, Person, Sight
 from tabrt.measures.pose import Pose, head_pose, rotation_of
 
 __all__ = [
-    *("SHAPES", "Blink", "BlinkFinder", "Calibration", "EyeGaze", "Gaze", "Lens", "Measures", "Neutral", "Person"),
-    *("Pose", "Sight", "find_blinks", "head_pose", "rotation_of"),
+    "SHAPES",
+    "Blink",
+    "BlinkFinder",
+    "Calibration",
+    "EyeGaze",
+    "Gaze",
+    "Lens",
+    "Measures",
+    "Neutral",
+    "Person",
+    "Pose",
+    "Sight",
+    "find_blinks",
+    "head_pose",
+    "rotation_of",
 ]

@@ -95,6 +95,9 @@ def _weights() -> np.ndarray:
 
 
 _WEIGHTS = _weights()
+FLATTEST = 0.35  # cosine of the angle between a line of sight and the face
+_DEPTH = HEAD[:, 2]
+
 # Opposite points: three pairs of the lids of the right eye and of the left, then each eye's corners.
 _UPPER = np.array([61, 62, 63, 71, 70, 69, 60, 72])
 _LOWER = np.array([67, 66, 65, 73, 74, 75, 64, 68])
@@ -111,13 +114,17 @@ SETTLING = 3.0  # s, in which a new face is learnt quickly
 def facing(points: np.ndarray, pose: Pose) -> np.ndarray:
     """Points (98, 2) in frame px, as they would lie on a head that faces the camera: (98, 2) in eye distances.
 
-    Each point is taken back along its line of sight to the depth that it has on the mean head.
+    Each point is taken back along its line of sight to the plane, parallel to the face, in which it lies on the mean
+    head; where that plane is seen from its edge, no farther than FLATTEST allows.
     """
-    rotation, translation, lens = pose.unsighted, pose.translation, pose.lens
-    depth = HEAD @ (rotation[2] / EYE_DISTANCE) + translation[2] / EYE_DISTANCE
-    turn = rotation[:2, :2] / lens.focal
-    sight = points @ turn + (rotation[2, :2] - lens.centre @ turn)
-    return sight * depth[:, None] - translation @ rotation[:, :2] / EYE_DISTANCE
+    rotation, lens = pose.unsighted, pose.lens
+    u, v = ((points - lens.centre) / lens.focal).T
+    (ax, ay, _), (bx, by, _), (cx, cy, _) = rotation.tolist()
+    x, y, z = rotation[:, 2:] * _DEPTH + pose.translation[:, None]  # of the planes' origins
+    along, down = u * z - x, v * z - y
+    a, b, c, d = ax - u * cx, ay - u * cy, bx - v * cx, by - v * cy
+    faced = np.stack([along * d - b * down, a * down - c * along], axis=1)
+    return faced / (np.maximum(a * d - b * c, FLATTEST) * EYE_DISTANCE)[:, None]
 
 
 def features(faced: np.ndarray) -> np.ndarray:
@@ -145,28 +152,30 @@ class Neutral:
     opened: np.ndarray = field(default_factory=lambda: np.full(2, OPEN))  # heights of the open eyes, right and left
     shut: float = SHUT  # height of shut eyes over that of open ones
     age: float = 0.0  # s, that were learnt from
-    fixed: bool = False  # set by hand: nothing is learnt but the eyes
+    fixed: bool = False  # set by hand: nothing is learnt
 
     PACE = 1 / 30  # standard deviations a second …
     FIRST_PACE = 0.7  # … and while settling
-    RISING, FALLING, FIRST_FALLING, WINKING, DOUBTING = 0.4, 6.0, 1.0, 4.0, 60.0  # s, of the open height
+    # Time constants of the open height, s: eyes that are wider, or narrower; while settling; and surely not all open.
+    RISING, FALLING, FIRST_RISING, FIRST_FALLING, WINKING, DOUBTING = 4.0, 6.0, 0.4, 1.0, 4.0, 60.0
 
-    def learn(self, now: np.ndarray, heights: np.ndarray, step: float, gaze: bool = True) -> None:
+    def learn(self, now: np.ndarray, heights: np.ndarray, step: float) -> None:
         """Take in features (F,) and eye heights (2,) of a frame, `step` seconds after the last."""
+        if self.fixed:
+            return
         settling = self.age < SETTLING
         self.age += step
-        if not self.fixed:
-            move = (self.FIRST_PACE if settling else self.PACE) * step * SPREAD
-            moved = self.features + np.minimum(np.maximum(now - self.features, -move), move)
-            self.features = np.minimum(np.maximum(moved, _LEAST), _MOST)
+        move = (self.FIRST_PACE if settling else self.PACE) * step * SPREAD
+        moved = self.features + np.minimum(np.maximum(now - self.features, -move), move)
+        self.features = np.minimum(np.maximum(moved, _LEAST), _MOST)
         either_open = float(heights.max()) > SURELY_OPEN
         for eye, (height, opened) in enumerate(zip(heights.tolist(), self.opened.tolist(), strict=True)):
             if height > opened:
-                span = self.RISING
+                span = self.FIRST_RISING if settling else self.RISING
             elif height > SURELY_OPEN:
                 span = self.FIRST_FALLING if settling else self.FALLING
             else:  # shut; or narrow, where the other eye is not
-                span = self.WINKING if either_open else self.DOUBTING
+                span = (self.FIRST_FALLING if settling else self.WINKING) if either_open else self.DOUBTING
             opened += (height - opened) * (1 - math.exp(-step / span))
             self.opened[eye] = min(max(opened, LEAST_OPEN), MOST_OPEN)
 
@@ -200,15 +209,15 @@ def shapes(
 ) -> dict[str, float]:
     """The shapes of brows, jaw, mouth and lids from features (F,) and eye heights (2,): 0…1 by ARKit's names.
 
-    opened: openness of the right and the left eye. yaw: degrees that the head is turned; the jaw's points slide along the outline as it turns, so that jaw and chin
-    are trusted less.
+    opened: openness of the right and the left eye. yaw: degrees that the head is turned; the jaw's points slide along
+    the outline as it turns, so that jaw and chin are trusted less.
     """
     moved = dict(zip(FEATURES, (now - neutral.features).tolist(), strict=True))
     right, left = opened
     found = {"eyeBlinkLeft": 1 - left, "eyeBlinkRight": 1 - right}
     for side, height, usual in zip(("Right", "Left"), heights.tolist(), neutral.opened.tolist(), strict=True):
         found[f"eyeWide{side}"] = _share(height / usual - 1, 0.12, 0.4)
-    frontal = max(0.0, 1 - abs(yaw) / 45)
+    frontal = min(max((45 - abs(yaw)) / 30, 0.0), 1.0)
     gap = moved["gap"]
     dropped = moved["chin y"] * frontal
     lips = _share(gap, 0.02, 0.32)

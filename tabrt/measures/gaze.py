@@ -51,9 +51,7 @@ class Gaze:
         return EyeGaze(yaw, pitch, direction / np.linalg.norm(direction), float(sure.max()))
 
 
-def gaze_of(
-    now: np.ndarray, neutral: Neutral, opened: tuple[float, float], pose: Pose, confidence: np.ndarray
-) -> Gaze:
+def gaze_of(now: np.ndarray, neutral: Neutral, opened: tuple[float, float], pose: Pose, confidence: np.ndarray) -> Gaze:
     """The gaze from features (F,), openness of right and left eye, pose, and confidence (98,) of the points.
 
     Angles are from where the person's pupils are most of the time, for points alone cannot tell where an eye's middle

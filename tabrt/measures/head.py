@@ -20,7 +20,7 @@ from tabrt.topology import WFLW98
 # photographs of Pointing'04, 4.4 on 10,000 photographs of all kinds.
 ZERO_PITCH = 5.0
 
-# cm; x to the right, y up, z out of the face. Points in the left half of the picture; the others are their mirror image.
+# cm; x to the right, y up, z out of the face. Points in the left half of the picture; the others mirror them.
 _HALF = """
 0:-7.66,0.42,-5.71 1:-7.61,-0.71,-6.01 2:-7.52,-1.86,-6.17 3:-7.43,-3.01,-6.07 4:-7.26,-4.17,-6.00 5:-7.05,-5.31,-5.93
 6:-6.77,-6.42,-5.75 7:-6.45,-7.42,-5.27 8:-6.01,-8.29,-4.62 9:-5.53,-8.97,-3.82 10:-5.00,-9.54,-2.95

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -43,7 +43,8 @@ class Measures(Mapping[str, float]):
 class Person:
     """The memory behind one id: the last pose, the neutral face, and the blink under way.
 
-    Frames are to be given in the order of their times; one that is not newer than the last is read, and changes nothing.
+    Frames are to be given in the order of their times: one that is not newer than the last is read, and teaches
+    nothing.
     """
 
     def __init__(self) -> None:
@@ -62,9 +63,12 @@ class Person:
         return found
 
     def read(
-        self, points: np.ndarray, confidence: np.ndarray, pose: Pose | None, time: float
+        self, points: np.ndarray, confidence: np.ndarray, pose: Pose | None, time: float, later: float = 0.0
     ) -> tuple[Gaze | None, Measures | None]:
-        """Gaze and measures of points (98, 2) in frame px with confidence (98,) and this pose; None without one."""
+        """Gaze and measures of points (98, 2) in frame px with confidence (98,) and this pose; None without one.
+
+        later: seconds by which the times of blinks are told later than by `time`.
+        """
         if pose is None:
             return None, None
         faced = facing(points, pose)
@@ -76,6 +80,7 @@ class Person:
             blink = self._blinks(time, float(heights.mean()), self.neutral.shut)
             if blink is not None:
                 self.neutral.blinked(blink.lowest)
+                blink = replace(blink, time=blink.time + later, lowest_time=blink.lowest_time + later)
             if float(confidence.sum()) > SURE * len(confidence) and abs(pose.yaw) < FRONTAL:
                 self.neutral.learn(now, heights, step)
         right, left = opened = openness(heights, self.neutral)
@@ -95,4 +100,5 @@ class Sight:
 
     lens: Lens
     person: Person
-    time: float  # s
+    clock: float  # s, which always advances
+    time: float  # s, the frame's own

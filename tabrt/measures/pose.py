@@ -124,7 +124,9 @@ _MODEL = np.ascontiguousarray(HEAD[USED])
 _BASE = np.concatenate([np.ones(len(RIGID)), np.full(len(JAW), JAW_WEIGHT)])
 _MIDDLE = len(USED) // 2
 _JAW_GONE = math.sin(math.radians(JAW_GONE))
-_TURNS = np.array([[[0, 0, 0], [0, 0, -1], [0, 1, 0]], [[0, 0, 1], [0, 0, 0], [-1, 0, 0]], [[0, -1, 0], [1, 0, 0], [0, 0, 0]]], float)  # fmt: skip
+_TURNS = np.zeros((3, 3, 3))  # what a small turn about each axis adds to the identity
+for _axis, _after, _last in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+    _TURNS[_axis, _last, _after], _TURNS[_axis, _after, _last] = 1, -1
 _ROWS = np.zeros((2, len(USED), 12))
 _ROWS[0, :, 0:3] = _ROWS[1, :, 3:6] = _MODEL
 _ROWS[0, :, 9] = _ROWS[1, :, 10] = 1
@@ -192,9 +194,7 @@ def angles_of(rotation: np.ndarray) -> tuple[float, float, float]:
 
 def rotation_of(yaw: float, pitch: float, roll: float) -> np.ndarray:
     """(3, 3) of angles in degrees."""
-    (cy, sy), (cp, sp), (cr, sr) = (
-        (math.cos(math.radians(a)), math.sin(math.radians(a))) for a in (yaw, pitch, roll)
-    )
+    (cy, sy), (cp, sp), (cr, sr) = ((math.cos(math.radians(a)), math.sin(math.radians(a))) for a in (yaw, pitch, roll))
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_x = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
     about_z = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,7 +19,8 @@ from tabrt.errors import TabrtError
 from tabrt.faces import Face, Frame, Scene
 from tabrt.geometry import CROP_SIZE, Box, Crop
 from tabrt.heatmaps import decode
-from tabrt.topology import topology_named
+from tabrt.measures import Calibration, Lens, Person, Sight
+from tabrt.topology import WFLW98, topology_named
 from tabrt.tracking.smoothing import DEFAULT_STRENGTH, Smoother
 
 # Confidence of a face: the mean of its points'. About 0.9 on a clear face, below 0.4 on anything else.
@@ -67,6 +68,7 @@ class _Track:
     doubt: float = 0.0  # face sides from where it was expected, plus the confidence it lacks: large on another's face
     missed: int = 0  # searches in a row that passed it over
     boundaries: np.ndarray | None = None
+    person: Person = field(default_factory=Person)  # what is remembered for pose and measures
 
     @property
     def side(self) -> float:
@@ -100,7 +102,8 @@ class Tracker:
 
     model: a name of tabrt.engines.engine.MODELS or a file. engine: a name of ENGINES, "auto", or one that is
     loaded. faces: most faces to follow at once. smoothing: 0 (off) … 1. threads: of the engine. boundaries: give each
-    face its boundary heatmaps. detector: what finds faces, MediaPipe's unless given. A context manager. Raises
+    face its boundary heatmaps. detector: what finds faces, MediaPipe's unless given. fov: degrees that the camera sees
+    horizontally, or its calibration; guessed for the heads' distance where not given. A context manager. Raises
     TabrtError.
     """
 
@@ -113,6 +116,7 @@ class Tracker:
         threads: int | None = None,
         boundaries: bool = False,
         detector: Detector | None = None,
+        fov: float | Calibration | None = None,
     ):
         if not isinstance(faces, int) or faces < 1:
             raise TabrtError(f"faces is {faces!r}; it must be a whole number from 1")
@@ -123,6 +127,7 @@ class Tracker:
         self._faces = faces
         self._smoothing = smoothing
         self._boundaries = boundaries
+        self._lens = _lenses(fov)
         self._detector = Detector() if detector is None else detector
         self.seconds = dict.fromkeys(("detect", "crop", "network", "maps", "smooth"), 0.0)
         self.reset()
@@ -180,7 +185,8 @@ class Tracker:
             self._search(image)
         self._lost = [track for track in self._lost if self._clock - track.seen <= LOST_SECONDS]
         with self._stage("smooth"):
-            faces = [self._face(track) for track in sorted(self._tracks, key=lambda track: track.id)]
+            lens = self._lens(image.shape[1], image.shape[0]) if self.topology is WFLW98 else None
+            faces = [self._face(track, lens, frame.time) for track in sorted(self._tracks, key=lambda track: track.id)]
         return Scene(frame, tuple(faces))
 
     @contextmanager
@@ -301,7 +307,7 @@ class Tracker:
         returning = min(self._lost, key=lambda lost: self._distance(lost, track), default=None)
         if returning is not None and self._distance(returning, track) < math.inf:
             self._lost.remove(returning)
-            track.id = returning.id
+            track.id, track.person = returning.id, returning.person
         else:
             track.id, self._next_id = self._next_id, self._next_id + 1
         self._tracks.append(track)
@@ -338,10 +344,21 @@ class Tracker:
                 for i, crop in enumerate(crops)
             ]
 
-    def _face(self, track: _Track) -> Face:
+    def _face(self, track: _Track, lens: Lens | None, time: float) -> Face:
         points = track.smoother(track.points, track.confidence, self._clock)
         box = Box.of(points, track.box.score)
-        return Face(track.id, points, track.points, track.confidence, box, track.crop, track.boundaries)
+        sight = None if lens is None else Sight(lens, track.person, self._clock, time)
+        return Face(track.id, points, track.points, track.confidence, box, track.crop, track.boundaries, sight)
+
+
+def _lenses(fov: float | Calibration | None) -> Callable[[int, int], Lens]:
+    """What gives the lens of pictures of a width and a height. Raises TabrtError for a field of view that cannot be."""
+    if fov is None:
+        return Lens.usual
+    if isinstance(fov, Calibration):
+        return fov.lens
+    Lens.seeing(fov, 1, 1)
+    return lambda width, height: Lens.seeing(fov, width, height)
 
 
 def as_bgr(image: np.ndarray) -> np.ndarray:
