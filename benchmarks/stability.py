@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -58,7 +57,6 @@ def ours(strength: float, topology: str = "wflw98") -> Filter:
 
     def smooth(track: Track) -> np.ndarray:
         smoother = Smoother(strength, topology_named(topology))
-        assert track.confidence is not None
         each = zip(track.points, track.confidence, track.times.tolist(), strict=True)
         return track.to_68(np.stack([smoother(*frame) for frame in each]))
 
@@ -104,8 +102,7 @@ def watch(frames: Iterable[Frame], tracker: Tracker, peers: dict[str, Peer]) -> 
     tracker.reset()
     for peer in peers.values():
         peer.start()
-    times: list[float] = []
-    seen: dict[str, list[Any]] = {name: [] for name in (OURS, *peers)}
+    times, seen = [], {name: [] for name in (OURS, *peers)}
     for frame in frames:
         times.append(frame.time)
         faces = tracker(frame).faces
@@ -365,7 +362,7 @@ def table(report: Report) -> str:
             for p in results["curves"]["tabrt"]
         ],
     )
-    rates: dict = next(iter(results["rates"].values()), {})
+    rates = next(iter(results["rates"].values()), {})
     rated = markdown(
         ["lag, ms / time to 90 %, ms / jitter, %", *rates],
         [

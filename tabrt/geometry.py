@@ -64,12 +64,14 @@ class Box:
 class Crop:
     """A square of the frame, turned by `roll`, that becomes the network's 256×256 picture.
 
-    One object moves pixels (`cut`) and points (`to_crop`, `to_frame`), so the two cannot disagree.
+    One object moves pixels (`cut`) and points (`to_crop`, `to_frame`), so the two cannot disagree. Where the frame's
+    pixels are not square, it is a square as they are shown, and `side` counts them from top to bottom.
     """
 
     centre: tuple[float, float]  # frame px
     side: float  # frame px
     roll: float = 0.0  # radians
+    pixel_aspect: float = 1.0  # width of a frame pixel over its height
 
     @classmethod
     def around(cls, box: Box, margin: float = 1.25) -> Crop:
@@ -91,7 +93,7 @@ class Crop:
     @property
     def matrix(self) -> np.ndarray:
         """(2, 3): frame px to crop px."""
-        linear = _rotation(-self.roll) * (CROP_SIZE / self.side)
+        linear = _rotation(-self.roll) * (CROP_SIZE / self.side) * (self.pixel_aspect, 1)
         return np.column_stack([linear, CROP_CENTRE - linear @ np.asarray(self.centre)])
 
     def to_crop(self, points: np.ndarray) -> np.ndarray:
@@ -102,7 +104,7 @@ class Crop:
     def to_frame(self, points: np.ndarray) -> np.ndarray:
         """Points (..., 2) in crop px, to frame px."""
         linear = _rotation(self.roll) * (self.side / CROP_SIZE)
-        return (points - CROP_CENTRE) @ linear.T + np.asarray(self.centre)
+        return (points - CROP_CENTRE) @ linear.T / (self.pixel_aspect, 1) + np.asarray(self.centre)
 
     def cut(self, image: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Cut image uint8 (H, W, 3) BGR to uint8 (256, 256, 3) RGB, into `out` if given; black where the frame ends."""
@@ -115,7 +117,7 @@ class Crop:
 
     def _shrunk(self, image: np.ndarray, matrix: np.ndarray, shrink: int) -> tuple[np.ndarray, np.ndarray]:
         reach = self.side / 2 * (abs(math.cos(self.roll)) + abs(math.sin(self.roll))) + shrink
-        left, right = _span(self.centre[0], reach, image.shape[1], shrink)
+        left, right = _span(self.centre[0], reach / self.pixel_aspect, image.shape[1], shrink)
         top, bottom = _span(self.centre[1], reach, image.shape[0], shrink)
         if right <= left or bottom <= top:
             return image, matrix

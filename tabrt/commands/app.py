@@ -23,7 +23,7 @@ from tabrt.drawing.overlay import draw as draw_scene
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame, Scene
 from tabrt.files import check_outputs
-from tabrt.film.reading import PICTURE_SUFFIXES, Film, open_film, read_image
+from tabrt.film.reading import PICTURE_SUFFIXES, open_film, read_image
 from tabrt.film.writing import FilmWriter
 from tabrt.sinks import LandmarkWriter, landmark_header, write_image
 from tabrt.topology import Topology, topology_named
@@ -87,7 +87,7 @@ def video(
         _run(scenes, sinks, progress)
         seconds = watch.seconds
         stages = tracker.seconds
-    return _summary(progress, "frames", _merged(seconds, stages), [*notes, *_damage(film)])
+    return _summary(progress, "frames", _merged(seconds, stages), [*notes, *film.notes])
 
 
 def _run(scenes: Iterable[Scene], sinks: list[Sink], progress: Progress) -> None:
@@ -130,10 +130,6 @@ def _landmark_sink(stack: ExitStack, path: str | Path, header: dict, topology: T
 def _close(writer: FilmWriter, watch: Stopwatch) -> None:
     with watch.stage("encode"):
         writer.close()
-
-
-def _damage(film: Film) -> list[str]:
-    return [f"{film.name}: damaged packets passed over: {film.damaged}"] if film.damaged else []
 
 
 def _merged(watched: dict[str, float], tracked: dict[str, float]) -> dict[str, float]:

@@ -50,8 +50,7 @@ class OnnxRuntimeEngine:
         return self.both(crops)[1]
 
     def both(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        landmarks, boundaries = self._maps(crops, "landmarks", "boundaries")
-        return landmarks, boundaries
+        return self._maps(crops, "landmarks", "boundaries")
 
     def _maps(self, crops: np.ndarray, *outputs: str) -> tuple[np.ndarray, ...]:
         session = self._session

@@ -57,8 +57,7 @@ class OpenVinoEngine:
         return self.both(crops)[1]
 
     def both(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        landmarks, boundaries = in_batches(self._run, crops, self.card)
-        return landmarks, boundaries
+        return in_batches(self._run, crops, self.card)
 
     def _run(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with self._lock:

@@ -11,22 +11,17 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import av.bitstream
 import cv2
 import numpy as np
 from av.error import FFmpegError
+from av.video.reformatter import VideoReformatter
 
 from tabrt.errors import TabrtError
-from tabrt.film.reading import LEAST_STEP, Film, decoded, reason, sane_rate, starts
+from tabrt.film.decoding import LEAST_STEP, Film, sane_rate
+from tabrt.film.opening import reason
+from tabrt.film.sound import Tracks, describe
 
 MAX_CLOCK = 1_000_000  # ticks a second
-_COPIED = {  # sound that players of a container take as it is; None: whatever the container can hold
-    ".mp4": {"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"},
-    ".m4v": {"aac", "mp3", "ac3", "eac3", "alac"},
-    ".mov": {"aac", "mp3", "ac3", "eac3", "alac", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_f32le"},
-    ".mkv": None,
-    ".webm": {"opus", "vorbis"},
-}
 _ENCODER_OPTIONS = {
     "libx264": {"preset": "veryfast"},
     "libx265": {"preset": "veryfast", "x265-params": "log-level=error"},
@@ -34,6 +29,7 @@ _ENCODER_OPTIONS = {
     "libsvtav1": {"preset": "10"},
 }
 _FRAGMENTED = {"movflags": "delay_moov+default_base_moof", "frag_duration": "1000000", "flush_packets": "1"}
+_HYBRID = _FRAGMENTED | {"movflags": "delay_moov+hybrid_fragmented"}
 _MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 
 
@@ -42,12 +38,14 @@ class FilmWriter:
 
     The suffix of `path` chooses the container: .mp4 .m4v .mov .mkv .webm (VP9). An mp4 or mov is written in fragments
     of a second, so that a killed run leaves a film that opens; `close` rewrites it with its index in front
-    (faststart), unless it has more than `most_rewritten` bytes. An odd side gets one more row or column, a copy of
-    the edge, as yuv420p needs. Sound that players of the container do not take becomes AAC (Opus in .webm); `notes`
-    says so, one line a track.
+    (faststart), or with `index_first` off makes it a plain one at once, whatever its size, with its index behind. An
+    odd side gets one more row or column, a copy of the edge, as yuv420p needs. Sound that players of the container do
+    not take becomes AAC (Opus in .webm); subtitles, chapters and what the film says of itself are copied where the
+    container has a place for them, unless `anonymous`. `notes` says what was changed or lost, one line a track, and
+    is whole after `close`.
 
-    Times are kept as they are with a `film`, which is to be read only after the writer is made; without one the
-    first picture is at 0. Colours are written as BT.709, limited range, and say so.
+    Times are kept as they are with a `film`, which is to be read only after the writer is made; without one, and of a
+    part of a film, the first picture is at 0. Colours are written as BT.709, limited range, and say so.
     Raises TabrtError: a folder that cannot be written, a container or codec that does not fit, a full disk.
     """
 
@@ -60,23 +58,27 @@ class FilmWriter:
         codec: str | None = None,
         crf: int = 20,
         film: Film | None = None,
-        most_rewritten: float = math.inf,
+        index_first: bool = True,
+        anonymous: bool = False,
     ):
         self.path = Path(path)
         self.notes: list[str] = []
         self.frames = 0
         self._film = film
+        self._soundtrack = None if film is None else film.soundtrack()
         self._size = width, height
         self._rate = sane_rate(Fraction(rate).limit_denominator(100_000))
         self._clock = _clock(film)
         self._last: int | None = None  # ticks
-        self._offset = 0.0
+        self._kept = film is not None and film.part.start <= 0  # times, as they are in the film
+        self._offset = Fraction(0)  # seconds of the film that are 0 in what is written
         self._failed = self._closed = False
-        self._most_rewritten = most_rewritten
         self._container: av.container.OutputContainer | None = None
         check_film(self.path, film)
+        self._fragmented = self.path.suffix.lower() in (".mp4", ".m4v", ".mov")
+        self._faststart = self._fragmented and index_first
         try:
-            self._open(codec or _default_codec(self.path), crf)
+            self._open(codec or _default_codec(self.path), crf, anonymous)
         except (FFmpegError, OSError, ValueError, LookupError) as problem:
             self._abandon()
             raise TabrtError(self._cannot_write(problem)) from None
@@ -84,59 +86,20 @@ class FilmWriter:
             self._abandon()
             raise
 
-    def _open(self, codec: str, crf: int) -> None:
-        self._remux = self.path.suffix.lower() in (".mp4", ".m4v", ".mov")
-        options = _FRAGMENTED | _timescale(self._clock) if self._remux else {}
+    def _open(self, codec: str, crf: int, anonymous: bool) -> None:
+        fragments = _FRAGMENTED if self._faststart else _HYBRID
+        options = fragments | _timescale(self._clock) if self._fragmented else {}
         self._container = container = _create(self.path, options)
-        self._picture = self._add_picture_stream(container, codec, crf)
-        self._tracks: dict[int, _Copy | _Transcode] = {}
+        aspect = None if self._film is None else self._film.pixel_aspect
+        self._picture = _Picture(container, codec, crf, self._size, self._rate, self._clock, aspect)
+        self._tracks: Tracks | None = None
         if self._film is not None:
-            self._film.keep_sound = True
-            for number, stream in enumerate(self._film.sound_streams, start=1):
-                self._add_track(container, stream, number)
+            self._tracks = Tracks(container, self._soundtrack, self.path.suffix.lower(), not anonymous)
+            self.notes = self._tracks.notes
+            if not anonymous:
+                container.metadata.update(self._film.metadata())
+                container.set_chapters(_chapters(self._film))
         container.start_encoding()
-
-    def _add_picture_stream(self, container: av.container.OutputContainer, codec: str, crf: int) -> av.VideoStream:
-        known = _encoder(codec)
-        options = {"crf": str(crf)} | _ENCODER_OPTIONS.get(codec, {})
-        try:
-            stream = container.add_stream(codec, rate=self._rate, options=options)
-        except ValueError:
-            raise TabrtError(
-                f"a {self.path.suffix} film cannot hold {codec}; leave --codec out, or write an .mkv"
-            ) from None
-        formats = [each.name for each in known.video_formats or ()]
-        stream.pix_fmt = "yuv420p" if "yuv420p" in formats or not formats else formats[0]
-        stream.width, stream.height = (side + side % 2 for side in self._size)
-        stream.codec_context.time_base = self._clock
-        stream.thread_type = "FRAME" if codec == "libx264" else "AUTO"
-        if stream.pix_fmt.startswith("yuv") and not stream.pix_fmt.startswith("yuvj"):
-            stream.color_range, stream.colorspace, stream.color_primaries, stream.color_trc = 1, 1, 1, 1  # BT.709
-        if self._film is not None and self._film.pixel_aspect:
-            stream.codec_context.sample_aspect_ratio = self._film.pixel_aspect
-        if codec in ("libx265", "hevc") and self._remux:
-            stream.codec_context.codec_tag = "hvc1"  # the only tag that QuickTime plays
-        return stream
-
-    def _add_track(self, container: av.container.OutputContainer, stream: av.AudioStream, number: int) -> None:
-        if stream.codec_context is None or not stream.rate or not stream.channels:
-            self.notes.append(f"sound track {number} is left out: it is damaged, or of an unknown codec")
-            return
-        suffix = self.path.suffix.lower()
-        codec = stream.codec_context.codec.canonical_name
-        copied = _COPIED[suffix]
-        if copied is None or codec in copied:
-            try:
-                self._tracks[stream.index] = _Copy(container, stream)
-                return
-            except ValueError:
-                pass
-        new = "libopus" if suffix == ".webm" else "aac"
-        try:
-            self._tracks[stream.index] = _Transcode(container, stream, new)
-            self.notes.append(f"sound track {number} becomes {new}: {codec} is not for {suffix}")
-        except (FFmpegError, ValueError):
-            self.notes.append(f"sound track {number} is left out: {codec} cannot be decoded")
 
     def __enter__(self) -> FilmWriter:
         return self
@@ -149,14 +112,13 @@ class FilmWriter:
         wanted = self._size[1], self._size[0], 3
         if image.shape != wanted or image.dtype != np.uint8:
             raise ValueError(f"the film takes uint8 {wanted}, not {image.dtype} {image.shape}")
-        if self._last is None and self._film is None:
-            self._offset = time
-        ticks = round((time - self._offset) / self._clock)
+        if self._last is None and not self._kept:
+            self._offset = Fraction(time)
+        ticks = round((Fraction(time) - self._offset) / self._clock)
         self._last = ticks if self._last is None else max(ticks, self._last + 1)
-        picture = self._to_picture(image)
         with self._stated():
-            self._mux(self._picture.encode(picture))
-            self._copy_sound(time)
+            self._mux(self._picture.encode(image, self._last))
+            self._copy_beside(time)
         self.frames += 1
 
     def close(self) -> None:
@@ -175,48 +137,25 @@ class FilmWriter:
             self._abandon()
         if self.frames == 0:
             self.path.unlink(missing_ok=True)  # a film without a picture opens nowhere
-        elif self._remux and not self._failed and self.path.stat().st_size <= self._most_rewritten:
-            _faststart(self.path, self._clock)
+        elif self._faststart and not self._failed:
+            _move_index(self.path, self._clock)
 
     def _finish(self) -> None:
         if self._last is None:
             return
-        step = self._last_step()
-        packets = self._picture.encode(None)
-        for packet in packets:
-            if packet is packets[-1] or packet.pts == self._last:
-                packet.duration = step
-        self._mux(packets)
-        film = self._film
-        if film is not None:
-            self._copy_sound(math.inf if film.finished else float(self._last * self._clock) + float(1 / self._rate))
-            for track in self._tracks.values():
-                self._mux(track.flush())
+        end = None if self._soundtrack is None else self._soundtrack.end
+        shown = float(self._last * self._clock + self._offset)
+        step = 1 / self._rate if end is None else max(Fraction(end - shown), LEAST_STEP)
+        self._mux(self._picture.flush(self._last, max(1, round(step / self._clock))))
+        if self._tracks is not None:
+            self._copy_beside(math.inf if end is not None else shown + float(1 / self._rate))
+            self._mux(self._tracks.flush())
 
-    def _last_step(self) -> int:
-        """Ticks for which the last picture is shown."""
-        film, step = self._film, 1 / self._rate
-        if film is not None and film.finished:
-            step = max(film.end - float(self._last * self._clock), float(LEAST_STEP))
-        return max(1, round(step / self._clock))
-
-    def _to_picture(self, image: np.ndarray) -> av.VideoFrame:
-        height, width = image.shape[:2]
-        if width % 2 or height % 2:
-            image = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="bgr24")
-        picture = picture.reformat(format=self._picture.pix_fmt, dst_colorspace="ITU709")
-        picture.pts, picture.time_base = self._last, self._clock
-        return picture
-
-    def _copy_sound(self, until: float) -> None:
+    def _copy_beside(self, until: float) -> None:
         """Hand on the sound that starts before `until` seconds, so that it lies beside its pictures in the file."""
-        film = self._film
-        while film is not None and film.sound and starts(film.sound[0], film.start) <= until:
-            packet = film.sound.popleft()
-            track = self._tracks.get(packet.stream_index)
-            if track is not None:
-                self._mux(track.packets(packet, film.start))
+        if self._tracks is not None:
+            for packet in self._soundtrack.take(until):
+                self._mux(self._tracks.packets(packet, self._offset))
 
     def _mux(self, packets) -> None:
         for packet in packets:
@@ -237,8 +176,8 @@ class FilmWriter:
 
     def _abandon(self) -> None:
         """Close the file, whatever state it is in."""
-        if self._film is not None:
-            self._film.keep_sound = False
+        if self._soundtrack is not None:
+            self._soundtrack.wanted = False
         try:
             if self._container is not None:
                 self._container.close()
@@ -248,103 +187,84 @@ class FilmWriter:
                 raise TabrtError(self._cannot_write(problem)) from None
 
 
-class _Forwards:
-    """Lets packets through whose times run forwards; a damaged film has others, which no container holds."""
+class _Picture:
+    """The stream of pictures of a film being written."""
 
-    def __init__(self) -> None:
-        self._last: Fraction | None = None
+    def __init__(
+        self,
+        container: av.container.OutputContainer,
+        codec: str,
+        crf: int,
+        size: tuple[int, int],
+        rate: Fraction,
+        clock: Fraction,
+        aspect: Fraction | None,
+    ):
+        self._clock = clock
+        self._reformatter = VideoReformatter()
+        known = _encoder(codec)
+        options = {"crf": str(crf)} | _ENCODER_OPTIONS.get(codec, {})
+        try:
+            self._stream = stream = container.add_stream(codec, rate=rate, options=options)
+        except ValueError:
+            suffix = container.format.name
+            raise TabrtError(f"a {suffix} film cannot hold {codec}; leave --codec out, or write an .mkv") from None
+        formats = [each.name for each in known.video_formats or ()]
+        stream.pix_fmt = "yuv420p" if "yuv420p" in formats or not formats else formats[0]
+        stream.width, stream.height = (side + side % 2 for side in size)
+        stream.codec_context.time_base = clock
+        stream.thread_type = "FRAME" if codec == "libx264" else "AUTO"
+        if stream.pix_fmt.startswith("yuv") and not stream.pix_fmt.startswith("yuvj"):
+            stream.color_range, stream.colorspace, stream.color_primaries, stream.color_trc = 1, 1, 1, 1  # BT.709
+        if aspect:
+            stream.codec_context.sample_aspect_ratio = aspect
+        if codec in ("libx265", "hevc") and container.format.name in ("mp4", "mov"):
+            stream.codec_context.codec_tag = "hvc1"  # the only tag that QuickTime plays
 
-    def __call__(self, packets: list[av.Packet]) -> list[av.Packet]:
-        return [packet for packet in packets if self._later(packet)]
+    def encode(self, image: np.ndarray, ticks: int) -> list[av.Packet]:
+        height, width = image.shape[:2]
+        if width % 2 or height % 2:
+            image = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="bgr24")
+        picture = self._reformatter.reformat(picture, format=self._stream.pix_fmt, dst_colorspace="ITU709", threads=1)
+        picture.pts, picture.time_base = ticks, self._clock
+        return self._stream.encode(picture)
 
-    def _later(self, packet: av.Packet) -> bool:
-        if packet.dts is None or packet.pts is None or packet.pts < packet.dts:
-            return False
-        time = packet.dts * packet.time_base
-        if self._last is not None and time <= self._last:
-            return False
-        self._last = time
-        return True
-
-
-class _Copy:
-    """A track of sound whose packets go into the film untouched."""
-
-    def __init__(self, container: av.container.OutputContainer, stream: av.AudioStream):
-        self._stream = container.add_stream_from_template(stream, opaque=True)
-        _describe(self._stream, stream)
-        self._forwards = _Forwards()
-        # Broadcast AAC says in each packet what files say once.
-        loose = stream.codec_context.name == "aac" and not stream.codec_context.extradata
-        self._filter = av.bitstream.BitStreamFilterContext("aac_adtstoasc", stream) if loose else None
-
-    def packets(self, packet: av.Packet, start: Fraction) -> list[av.Packet]:
-        """The packet, moved by `start` seconds."""
-        shift = round(start / packet.time_base)
-        packet.dts = packet.pts if packet.dts is None else packet.dts
-        packet.pts = packet.dts if packet.pts is None else packet.pts
-        if packet.dts is None:
-            return []
-        packet.dts, packet.pts = packet.dts - shift, packet.pts - shift
-        packets = [packet] if self._filter is None else _filtered(self._filter, packet)
-        for each in packets:
-            each.stream = self._stream
-        return self._forwards(packets)
-
-    def flush(self) -> list[av.Packet]:
-        return []
-
-
-def _filtered(bitstream_filter: av.bitstream.BitStreamFilterContext, packet: av.Packet) -> list[av.Packet]:
-    """What a filter makes of a packet; nothing of a damaged one."""
-    try:
-        return bitstream_filter.filter(packet)
-    except FFmpegError:
-        bitstream_filter.flush()
-        return []
+    def flush(self, last: int, step: int) -> list[av.Packet]:
+        """What is left; the picture at tick `last` lasts `step` ticks."""
+        packets = self._stream.encode(None)
+        for packet in packets:
+            if packet is packets[-1] or packet.pts == last:
+                packet.duration = step
+        return packets
 
 
-class _Transcode:
-    """A track of sound decoded, and encoded as something that players of the container take."""
-
-    def __init__(self, container: av.container.OutputContainer, stream: av.AudioStream, codec: str):
-        self._decoder = stream.codec_context
-        rates = av.codec.Codec(codec, "w").audio_rates or [48000]
-        rate = stream.rate if stream.rate in rates else 48000
-        layout, bit_rate = ("mono", 96_000) if stream.channels == 1 else ("stereo", 192_000)
-        self._encoder = container.add_stream(codec, rate=rate, layout=layout, bit_rate=bit_rate)
-        _describe(self._encoder, stream)
-        self._forwards = _Forwards()
-
-    def packets(self, packet: av.Packet, start: Fraction) -> list[av.Packet]:
-        """What the encoder gives for the packet, moved by `start` seconds; nothing for a damaged one."""
-        out = []
-        for sound in decoded(packet) or ():
-            if sound.pts is not None:
-                sound.pts -= round(start / sound.time_base)
-            with contextlib.suppress(FFmpegError, ValueError):  # a damaged packet may change the layout
-                out += self._encoder.encode(sound)
-        return self._forwards(out)
-
-    def flush(self) -> list[av.Packet]:
-        return self._forwards(self._encoder.encode(None))
-
-
-def _describe(new: av.AudioStream, old: av.AudioStream) -> None:
-    """Keep the language and title of a track, and which one plays first."""
-    new.metadata.update({key: old.metadata[key] for key in ("language", "title") if key in old.metadata})
-    new.disposition = old.disposition
+def _chapters(film: Film) -> list[dict]:
+    """The film's chapters as far as they lie in the part that is read, from 0 on."""
+    part, chapters = film.part, []
+    for start, end, said in film.chapters():
+        start, end = max(start, part.start, 0.0), min(end, part.end)
+        if end > start:
+            first = max(0.0, part.start)
+            times = {"start": round((start - first) * 1000), "end": round((end - first) * 1000)}
+            chapters.append({"id": len(chapters) + 1, "time_base": Fraction(1, 1000), "metadata": said} | times)
+    return chapters
 
 
 def check_film(path: Path, film: Film | None = None) -> None:
     """Raise TabrtError for a path that no film can be written to, or that is the film being read."""
     if path.suffix.lower() not in _MUXERS:
         raise TabrtError(f"{path}: films are written as {', '.join(_MUXERS)}; use one of these suffixes")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise TabrtError(f"{path} is a folder; name a film")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise TabrtError(f"there is no folder {path.parent}; make it first")
-    if film is not None and path.exists() and os.path.exists(film.source) and os.path.samefile(path, film.source):
+    if (
+        film is not None
+        and os.path.exists(path)
+        and os.path.exists(film.source)
+        and os.path.samefile(path, film.source)
+    ):
         raise TabrtError(f"{path} is the film being read; write to another file")
 
 
@@ -378,7 +298,7 @@ def _timescale(clock: Fraction) -> dict[str, str]:
     return {"movie_timescale": str(clock.denominator * math.ceil(1000 / clock.denominator))}
 
 
-def _faststart(path: Path, clock: Fraction) -> None:
+def _move_index(path: Path, clock: Fraction) -> None:
     """Rewrite a fragmented film with its index in front. Where that fails, the fragmented film plays as it is."""
     path = path.resolve()
     part = path.with_name(f".{path.name}.part")
@@ -389,6 +309,8 @@ def _faststart(path: Path, clock: Fraction) -> None:
             av.open(f"file:{part}", "w", format=_MUXERS[path.suffix.lower()], container_options=options) as target,
         ):
             streams = [_same_stream(target, stream) for stream in source.streams]
+            target.metadata.update(source.metadata)
+            target.set_chapters(source.chapters())
             for packet in source.demux():
                 if packet.dts is not None:
                     packet.stream = streams[packet.stream_index]
@@ -404,5 +326,5 @@ def _same_stream(target: av.container.OutputContainer, stream: av.stream.Stream)
     new = target.add_stream_from_template(stream, opaque=True)
     if stream.codec_context.codec.canonical_name == "hevc":
         new.codec_context.codec_tag = "hvc1"
-    _describe(new, stream)
+    describe(new, stream)
     return new

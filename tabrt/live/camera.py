@@ -29,6 +29,7 @@ from av.error import FFmpegError
 from tabrt.ahead import ahead
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame
+from tabrt.film.pictures import fit
 from tabrt.film.reading import MAX_PIXELS, MAX_SIDE, open_film
 from tabrt.live.devices import cameras
 
@@ -266,16 +267,6 @@ class _Reader:
 
 class _Ended(Exception):
     """No more pictures come; says why, or nothing where a film has come to its end."""
-
-
-def fit(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Image uint8 (H, W, 3) scaled to (height, width, 3), its shape kept, with black bars."""
-    scale = min(width / image.shape[1], height / image.shape[0])
-    small = cv2.resize(image, (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))))
-    left, top = (width - small.shape[1]) // 2, (height - small.shape[0]) // 2
-    fitted = np.zeros((height, width, 3), np.uint8)
-    fitted[top : top + small.shape[0], left : left + small.shape[1]] = small
-    return fitted
 
 
 # ---------------------------------------------------------------------------------------------------------- sources

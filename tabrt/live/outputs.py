@@ -18,7 +18,6 @@ from tabrt.live.camera import LiveCamera, State
 from tabrt.live.status import Numbers
 
 USUAL_RATE = 30.0  # pictures a second, of a source that does not say
-MOST_REWRITTEN = 2**26  # bytes of an mp4 whose index is moved to its front at the end: a matter of half a second
 
 log = logging.getLogger("tabrt")
 
@@ -46,7 +45,7 @@ class Recorder:
         if self._writer is None:
             path, self._out = self._out or stamped(self._folder, ".mp4"), None
             size = picture.shape[1], picture.shape[0]
-            self._writer = FilmWriter(path, *size, rate or USUAL_RATE, most_rewritten=MOST_REWRITTEN)
+            self._writer = FilmWriter(path, *size, rate or USUAL_RATE, index_first=False)
             self._began = time
             said = f"recording {path}"
         self._writer.write(picture, time)

@@ -102,3 +102,4 @@ class Sight:
     person: Person
     clock: float  # s, which always advances
     time: float  # s, the frame's own
+    scale: tuple[float, float] = (1.0, 1.0)  # square px for one px of the frame, along x and y

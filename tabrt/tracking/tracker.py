@@ -21,6 +21,7 @@ from tabrt.geometry import CROP_SIZE, Box, Crop
 from tabrt.heatmaps import decode
 from tabrt.measures import Calibration, Lens, Person, Sight
 from tabrt.topology import WFLW98, topology_named
+from tabrt.tracking.pixels import as_shown, as_stored
 from tabrt.tracking.smoothing import DEFAULT_STRENGTH, Smoother
 
 # Confidence of a face: the mean of its points'. About 0.9 on a clear face, below 0.4 on anything else.
@@ -174,6 +175,8 @@ class Tracker:
 
     def __call__(self, frame: Frame) -> Scene:
         """The faces of one frame, in the order of their ids. Raises TabrtError for an image of another kind."""
+        if frame.pixel_aspect != 1:
+            return as_stored(self(as_shown(frame)), frame)
         image = as_bgr(frame.image)
         if image is not frame.image:
             frame = replace(frame, image=image)

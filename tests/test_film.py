@@ -347,15 +347,16 @@ def test_sound_lies_beside_its_pictures(tmp_path):
     """Not all pictures first: a player of a stream, and the writer's memory, need them side by side."""
     source = make_film(tmp_path / "a.mkv", frames=15, sound=("pcm_s16le",))
     with open_film(source) as film, FilmWriter(tmp_path / "b.mkv", *SIZE, film.rate, film=film) as writer:
+        sound = film.soundtrack()
         for frame in film:
             writer.write(frame.image, frame.time)
-            assert all(float(packet.pts * packet.time_base) > frame.time for packet in film.sound)
+            assert all(float(packet.pts * packet.time_base) > frame.time for packet in sound.waiting)
 
 
 def test_a_film_without_sound_wanted_holds_no_sound(tmp_path):
     with open_film(make_film(tmp_path / "a.mkv", frames=15, sound=("pcm_s16le",))) as film:
         for _ in film:
-            assert len(film.sound) < 30
+            assert len(film._sound.waiting) < 30
 
 
 def test_stopping_early_leaves_pictures_and_sound_of_one_length(tmp_path):
@@ -689,7 +690,7 @@ def serve_then_fall_silent(pictures: int) -> tuple[str, threading.Event]:
 
 @pytest.mark.parametrize("pictures", [0, 400])
 def test_a_network_source_that_falls_silent_is_given_up(monkeypatch, pictures):
-    monkeypatch.setattr("tabrt.film.reading.NETWORK_PATIENCE", 1.0)
+    monkeypatch.setattr("tabrt.film.decoding.NETWORK_PATIENCE", 1.0)
     address, done = serve_then_fall_silent(pictures)
     taken = 0
     with pytest.raises(TabrtError, match="check the"), open_film(address) as film:

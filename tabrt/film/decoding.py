@@ -1,0 +1,371 @@
+"""A film being decoded: its pictures in the order they are shown, what goes beside them, and its one clock."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Iterator
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.error import FFmpegError
+
+from tabrt.errors import TabrtError
+from tabrt.faces import Frame
+from tabrt.film.opening import (
+    MAX_SIDE,
+    cannot_open,
+    check_size,
+    is_url,
+    name_of,
+    open_container,
+    picture_stream,
+    reason,
+)
+from tabrt.film.pictures import Converter, deinterlaced, fit, is_sideways, turned, upright
+from tabrt.film.sound import Soundtrack, decoded, starts
+from tabrt.film.times import FORWARDS, Clock, clock_of, clock_time, part_of
+
+SOME_RATE = Fraction(25)  # pictures a second, of a film that does not say
+NETWORK_PATIENCE = 10.0  # seconds without a byte before a network source is given up
+LEAST_STEP = Fraction(1, 90000)  # seconds; the clock of a film whose own clock is too fine for mp4
+BAD_PACKETS = 1000  # in a row, without one picture between them, before a film counts as ended
+MOST_STRETCH = 10  # of a pixel's sides; a film that says more is mistaken
+EARLIER = (0.0, 2.0, 10.0)  # seconds before a part's start at which it is sought, one after the other
+SOUND_BEHIND = 3.0  # seconds that sound may lie behind its pictures in a file
+CLOSE = 1e-6  # seconds: times this near are the same
+
+
+class Film:
+    """A film being read: iterate over it once for its Frames, upright and in BGR, each with its presentation time.
+
+    `width` and `height` are px after rotation; where pixels are not square, `pixel_aspect` is their width over their
+    height, else None. `rate` is frames a second on average; `duration` (seconds) and `frames` are estimates, None
+    where the film does not say. `damaged` counts the packets that could not be decoded; `notes` says in a line each
+    what was done to the pictures, and is whole when the film was read. After a start that was sought, Frame.index is
+    counted from the time and the rate.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        start: float | str | None = None,
+        end: float | str | None = None,
+        every: int = 1,
+        track: int | None = None,
+    ):
+        self.source = source
+        self.damaged = 0
+        self._lock = threading.Lock()
+        self._closed = False
+        self._index = 0
+        self._passed = 0  # pictures of the part, those left out too
+        self._last_time: float | None = None
+        self._until = 0.0  # seconds: when the last picture of the part stops being shown
+        self._container = open_container(source, NETWORK_PATIENCE)
+        try:
+            self._open_streams(track)
+            self.part = part_of(start, end, every, self.duration, self.name)
+            self._open_part(track)
+            self._describe_pictures()
+        except BaseException:
+            self._container.close()
+            raise
+
+    def _open_streams(self, track: int | None) -> None:
+        container = self._container
+        self._notes: list[str] = []
+        self._stream, chosen, tracks = picture_stream(container, self.name, track)
+        stream = self._stream
+        if tracks > 1 and track is None:
+            size = f"{stream.width}x{stream.height}"
+            self._notes.append(f"picture track {chosen} of {tracks} is read ({size}); --track chooses another")
+        check_size(stream.width, stream.height, self.name)
+        network = is_url(self.source)
+        stream.thread_type = "SLICE" if network else "AUTO"  # frame threads would delay a live picture
+        stream.thread_count = min(4, os.cpu_count() or 1)
+        self._full_rate = self.rate = sane_rate(stream.average_rate or stream.guessed_rate)
+        self.time_base = stream.time_base or LEAST_STEP
+        self._clock = clock_of(container, network, self.time_base)
+        self.duration = _duration(container, stream, self._clock)
+        self._horizon = math.inf if self._clock.jumps else _horizon(container, self.duration, self._clock)
+        self.frames = stream.frames or (round(self.duration * self.rate) if self.duration else None)
+        self._convert = Converter(float(self.rate))
+        self._beside = [*container.streams.audio, *container.streams.subtitles]
+
+    def _open_part(self, track: int | None) -> None:
+        """Go to the first picture that is wanted."""
+        part = self.part
+        self._sound = Soundtrack(self._beside, part)
+        found = part.start > 0 and self.source != "-" and self._seek()
+        if not found:
+            if part.start > 0 and self.source != "-":
+                self._container.close()
+                self._container = open_container(self.source, NETWORK_PATIENCE)
+                self._open_streams(track)
+            self._sound = Soundtrack(self._beside, part)
+            self._restart(0)
+            found = self._skip_to_start()
+        if not found and part.start > 0:
+            raise TabrtError(f"{self.name} has no picture from {clock_time(part.start)} on; choose another part")
+        if not found and self.source == "-":
+            raise TabrtError(cannot_open(self.source))
+        if not found:
+            raise TabrtError(f"no picture in {self.name} can be decoded; check the file, or convert it with ffmpeg")
+        if not part.is_whole and self.duration is not None:
+            self.duration = min(part.end, self.duration) - part.start
+            self.frames = math.ceil(self.duration * self._full_rate)
+        elif not part.is_whole:
+            self.frames = None
+        if self.frames is not None:
+            self.frames = math.ceil(self.frames / part.every)
+        self.rate = self._full_rate / part.every
+
+    def _seek(self) -> bool:
+        """Go to the start of the part without decoding all that lies before it. False where that fails."""
+        start = self.part.start
+        for earlier in EARLIER:
+            target = Fraction(max(0.0, start - earlier)) + self._clock.start
+            try:
+                self._container.seek(round(target / self.time_base), stream=self._stream, backward=True)
+            except (FFmpegError, OSError, ValueError, OverflowError):
+                return False
+            self._sound = Soundtrack(self._beside, self.part)
+            self._clock.forget()
+            self._restart(None)
+            if self._skip_to_start():
+                return True
+        return False
+
+    def _restart(self, index: int | None) -> None:
+        """Decode from here on. index: of the first picture, None where its time has to tell."""
+        self._packet_source = self._packets()
+        self._pictures = deinterlaced(self._decode(), self._notes)
+        self._last_time, self._index = None, -1 if index is None else index
+
+    def _skip_to_start(self) -> bool:
+        """Pass over the pictures before the part; False where none is left, or what is read began after its start."""
+        for picture in self._pictures:
+            time = self._time(picture)
+            if self._index < 0:
+                if time > self.part.start + CLOSE:
+                    return False
+                self._index = round(time * self._full_rate)
+            if time >= self.part.start - CLOSE:
+                self._first, self._first_time = picture, time
+                return True
+            self._index, self._last_time = self._index + 1, time
+        return False
+
+    def _describe_pictures(self) -> None:
+        first = self._first
+        self._fitted: float | None = None  # seconds: from when on pictures of another size came
+        self._matrix, self.plain = turned(first, self._codec)  # plain: it says no more of its orientation than this
+        self._rotation, self._sideways = first.rotation, is_sideways(self._matrix)
+        self._size = first.width, first.height
+        self.width, self.height = self._size[::-1] if self._sideways else self._size
+        self.pixel_aspect = _shown_aspect(self._aspect(), self._sideways)
+
+    @property
+    def _codec(self) -> str:
+        return self._stream.codec_context.name
+
+    def _aspect(self) -> Fraction | None:
+        """Width of a pixel over its height as the picture is coded; None where they are equal."""
+        aspect = self._stream.sample_aspect_ratio or self._stream.codec_context.sample_aspect_ratio
+        sane = aspect and Fraction(1, MOST_STRETCH) <= aspect <= MOST_STRETCH
+        return aspect if sane and aspect != 1 else None
+
+    @property
+    def name(self) -> str:
+        return name_of(self.source)
+
+    @property
+    def notes(self) -> list[str]:
+        """What was done to the pictures until now, one line each."""
+        notes = [*self._notes, *self._convert.notes]
+        if self._fitted is not None:
+            size = f"{self.width}x{self.height}"
+            notes.append(f"pictures change size at {clock_time(self._fitted)}: fitted into {size}, with bars")
+        if self._clock.joins:
+            notes.append("times jump, as where pieces are joined: they run on here")
+        if self.damaged:
+            notes.append(f"{self.name}: damaged packets passed over: {self.damaged}")
+        return notes
+
+    def soundtrack(self) -> Soundtrack:
+        """What goes beside the pictures, kept from now on for the one who asked."""
+        self._sound.wanted = True
+        return self._sound
+
+    def metadata(self) -> dict[str, str]:
+        """What the film says of itself, its container's own entries left out."""
+        return _told(self._container.metadata)
+
+    def chapters(self) -> list[tuple[float, float, dict[str, str]]]:
+        """Start and end in seconds of the film, and what is said of each chapter."""
+        shift = float(self._clock.start)
+        return [
+            (
+                float(each["start"] * each["time_base"]) - shift,
+                float(each["end"] * each["time_base"]) - shift,
+                each["metadata"],
+            )
+            for each in self._container.chapters()
+        ]
+
+    def __enter__(self) -> Film:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file. A thread that is reading it right now does so as soon as it returns."""
+        self._closed = True
+        if self._lock.acquire(timeout=1.0):
+            try:
+                self._container.close()
+            finally:
+                self._lock.release()
+
+    def __iter__(self) -> Iterator[Frame]:
+        while (frame := self._next()) is not None:
+            yield frame
+
+    def _next(self) -> Frame | None:
+        with self._lock:
+            if not self._sound.wanted:
+                self._sound.clear()
+            frame = None if self._closed else self._read()
+            if self._closed:
+                self._container.close()
+            return frame
+
+    def _read(self) -> Frame | None:
+        """The next picture of the part that is wanted; None at its end."""
+        while True:
+            picture, self._first = self._first, None
+            picture = picture or next(self._pictures, None)
+            time = math.inf if picture is None else self._time(picture)
+            if picture is None or time >= self.part.end - CLOSE:
+                return self._end(cut=picture is not None)
+            index, self._index, self._last_time = self._index, self._index + 1, time
+            self._until = time + (_seconds(picture.duration, picture.time_base) or float(1 / self._full_rate))
+            self._passed += 1
+            if (self._passed - 1) % self.part.every == 0:
+                return Frame(self._image(picture, time), index, time, float(self.pixel_aspect or 1))
+
+    def _end(self, cut: bool) -> None:
+        if cut:
+            self._read_sound_to(self.part.end)
+        self._sound.end = min(self._until, self.part.end)
+
+    def _time(self, picture: av.VideoFrame) -> float:
+        """The picture's own time; where it has none, runs backwards or past the end, one step after the last."""
+        time = None if picture.pts is None else float(picture.pts * picture.time_base)
+        if self._last_time is None:
+            return time or 0.0
+        latest = self._last_time + float(FORWARDS) if self._clock.jumps else max(self._horizon, self._last_time + 1)
+        if time is None or not self._last_time < time <= latest:
+            return self._last_time + float(1 / self._full_rate)
+        return time
+
+    def _image(self, picture: av.VideoFrame, time: float) -> np.ndarray:
+        """Upright BGR in the film's size; what comes in another is fitted into it."""
+        image = self._convert(picture)
+        if picture.rotation == self._rotation:
+            matrix, sideways = self._matrix, self._sideways
+        else:
+            matrix, _ = turned(picture, self._codec)
+            sideways = is_sideways(matrix)
+        image = upright(image, matrix)
+        if (picture.width, picture.height) == self._size and sideways == self._sideways:
+            return image
+        self._fitted = time if self._fitted is None else self._fitted
+        aspect = _shown_aspect(self._aspect(), sideways)
+        return fit(image, self.width, self.height, float((self.pixel_aspect or 1) / (aspect or 1)))
+
+    def _decode(self) -> Iterator[av.VideoFrame]:
+        """Pictures in the order they are shown, going on after what the decoder cannot read."""
+        bad = 0
+        for packet in self._packet_source:
+            if packet is not None and packet.stream.type != "video":
+                self._put_beside(packet)
+                continue
+            pictures = decoded(packet)
+            if pictures is None:
+                self.damaged += 1
+                bad += 1
+                if bad > BAD_PACKETS:
+                    return
+            for picture in pictures or ():
+                if 0 < picture.width <= MAX_SIDE and 0 < picture.height <= MAX_SIDE:
+                    bad = 0
+                    yield picture
+
+    def _put_beside(self, packet: av.Packet) -> None:
+        if packet.size:
+            self._sound.put(packet, self._horizon)
+
+    def _read_sound_to(self, end: float) -> None:
+        """Read on, without decoding, for the sound that lies behind the pictures in the file."""
+        behind = {stream.index for stream in self._container.streams.audio} if self._sound.wanted else set()
+        bad = 0
+        while behind and bad < BAD_PACKETS and (packet := next(self._packet_source, False)) is not False:
+            if packet is None:
+                bad += 1
+                continue
+            if packet.stream.type != "video":
+                self._put_beside(packet)
+            time = starts(packet)
+            if time > end + SOUND_BEHIND:
+                return
+            if time >= end:
+                behind.discard(packet.stream_index)
+
+    def _packets(self) -> Iterator[av.Packet | None]:
+        """Packets on the film's clock; None where the container could not be read, and reading goes on."""
+        streams = [self._stream, *self._beside]
+        while True:
+            try:
+                for packet in self._container.demux(streams):
+                    self._clock.set(packet)
+                    yield packet
+                return
+            except (FFmpegError, IndexError) as problem:  # IndexError: damage that looks like a new stream
+                if is_url(self.source):
+                    raise TabrtError(f"{self.name} stopped sending ({reason(problem)}); check the network") from None
+                yield None
+
+
+def sane_rate(rate: Fraction | None) -> Fraction:
+    return rate if rate and Fraction(1, 1000) <= rate <= 1000 else SOME_RATE
+
+
+def _duration(container: av.container.InputContainer, stream: av.VideoStream, clock: Clock) -> float | None:
+    late = 0.0 if clock.jumps else float(clock.start)  # a piece of a longer file counts from that file's start
+    if container.duration and container.duration / av.time_base > late:
+        return container.duration / av.time_base - late
+    return _seconds(stream.duration, stream.time_base)
+
+
+def _horizon(container: av.container.InputContainer, duration: float | None, clock: Clock) -> float:
+    """Seconds beyond which a time can only be a damaged one."""
+    late = max(0.0, float(Fraction(container.start_time or 0, av.time_base) - clock.start))
+    return math.inf if duration is None else duration + late + 1
+
+
+def _seconds(ticks: int | None, time_base: Fraction | None) -> float | None:
+    return float(ticks * time_base) if ticks and ticks > 0 and time_base else None
+
+
+def _shown_aspect(aspect: Fraction | None, sideways: bool) -> Fraction | None:
+    return 1 / aspect if aspect and sideways else aspect
+
+
+def _told(metadata: dict[str, str]) -> dict[str, str]:
+    own = ("major_brand", "minor_version", "compatible_brands", "encoder")
+    return {key: value for key, value in metadata.items() if key.lower() not in own}

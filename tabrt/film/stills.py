@@ -1,0 +1,283 @@
+"""Pictures, and folders of them as films."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from tabrt.errors import TabrtError
+from tabrt.faces import Frame
+from tabrt.film.colours import Range, on_paper
+from tabrt.film.decoding import CLOSE, Film
+from tabrt.film.opening import check_file, check_size
+from tabrt.film.sound import Soundtrack
+from tabrt.film.tiles import is_tiled, read_tiles
+from tabrt.film.times import part_of
+
+PICTURE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2"),
+    *(".heic", ".heif", ".hif", ".avif", ".pgm", ".ppm"),
+)
+SEQUENCE_RATE = Fraction(25)  # frames a second of a folder of pictures
+UNREADABLE = 1000  # pictures in a row at the start of a folder, before it is given up
+MAX_ANIMATION = 2**30  # bytes of the pictures of an animated WebP, which are all in memory
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read a picture as uint8 (H, W, 3) BGR in sRGB, upright by its EXIF orientation, on white where transparent.
+
+    Of a moving picture, the first. Grey and colours deeper than 8 bits are stretched where they use a small part of
+    their range. Raises TabrtError for what is no picture, or one above 16384 px a side or 134 million px.
+    """
+    name = os.fspath(path)
+    check_file(Path(name))
+    tiled = read_tiles(name)
+    if tiled is not None:
+        return tiled
+    try:
+        with Film(name) as film:
+            plain, image = film.plain, next(iter(film)).image
+    except TabrtError:
+        image = _by_opencv(name)
+        if image is None:
+            raise
+        return image
+    if plain and not _turned_png(name):
+        return image
+    oriented = cv2.imread(name, cv2.IMREAD_COLOR)  # knows all of EXIF, mirror images too
+    return image if oriented is None else oriented
+
+
+def _turned_png(name: str) -> bool:
+    """Whether EXIF stands in a PNG: a mirror image shows in nothing else that can be asked for safely."""
+    with open(name, "rb") as file:
+        head = file.read(2**16)
+    return head.startswith(b"\x89PNG") and b"eXIf" in head
+
+
+def _by_opencv(name: str) -> np.ndarray | None:
+    """Pictures that FFmpeg does not decode: TIFF of real numbers, moving WebP. None for anything else."""
+    with open(name, "rb") as file:
+        head = file.read(64)
+    if head[:4] in (b"II*\0", b"MM\0*"):
+        size = _tiff_size(name)
+    elif head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X":
+        size = _webp_size(head)
+    else:
+        return None
+    if size is None:
+        return None
+    check_size(*size, name)
+    image = cv2.imread(name, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+    return None if image is None else eight_bits(image)
+
+
+def eight_bits(image: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3) BGR of what OpenCV read: grey, BGR or BGRA of any kind of number."""
+    alpha = None
+    if image.ndim == 3 and image.shape[2] == 4:
+        image, alpha = image[:, :, :3], image[:, :, 3]
+    if image.dtype != np.uint8:
+        full = 1.0 if image.dtype.kind == "f" else float(np.iinfo(image.dtype).max)
+        stretch = Range(1.0)
+        image = stretch.grey(image, full) if image.ndim == 2 else stretch.colour(image, full)
+    if image.ndim == 2:
+        image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+    return image if alpha is None or alpha.dtype != np.uint8 else on_paper(np.dstack([image, alpha]))
+
+
+def _webp_size(head: bytes) -> tuple[int, int]:
+    """Width and height of the canvas."""
+    return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
+
+
+def _tiff_size(name: str) -> tuple[int, int] | None:
+    """Width and height of the first picture; None where the file does not say."""
+    with open(name, "rb") as file:
+        order = "<" if file.read(4)[:1] == b"I" else ">"
+        try:
+            (offset,) = struct.unpack(order + "I", file.read(4))
+            file.seek(offset)
+            (count,) = struct.unpack(order + "H", file.read(2))
+            entries = [struct.unpack(order + "HHI4s", file.read(12)) for _ in range(count)]
+        except struct.error:
+            return None
+    values = {tag: struct.unpack(order + ("H" if kind == 3 else "I"), value[: 2 if kind == 3 else 4])[0]
+              for tag, kind, _, value in entries if kind in (3, 4)}  # fmt: skip
+    return (values[256], values[257]) if {256, 257} <= values.keys() else None
+
+
+# ------------------------------------------------------------------------------------------------ pictures as films
+
+
+class PictureFilm(Film):
+    """Pictures of one size as a film: files of 25 a second, or what is in memory, each from its own time."""
+
+    def __init__(
+        self,
+        source: str,
+        pictures: list[Path] | Animation,
+        start: float | str | None = None,
+        end: float | str | None = None,
+        every: int = 1,
+    ):
+        self.source, self._closed, self.damaged = source, False, 0
+        self._stills, self._times = _stills_and_times(pictures)
+        length = self._times[-1]
+        self.part = part = part_of(start, end, every, length, self.name)
+        wanted = [i for i, time in enumerate(self._times[:-1]) if part.start - CLOSE <= time < part.end - CLOSE]
+        self._wanted = wanted[::every]
+        if not self._wanted:
+            raise TabrtError(f"{self.name} has no picture in that part; choose another")
+        self._sound = Soundtrack([], part)
+        self._said = left_out(source)
+        self.pixel_aspect = None
+        self.rate = Fraction(len(self._stills) / length).limit_denominator(1000) / every
+        self.time_base = 1 / SEQUENCE_RATE if isinstance(pictures, list) else Fraction(1, 1000)
+        self.frames, self.duration = len(self._wanted), min(part.end, length) - part.start
+        self.height, self.width = self._first_readable().shape[:2]
+        self._given = self._load()
+
+    @property
+    def notes(self) -> list[str]:
+        damage = [f"{self.name}: pictures passed over that cannot be read: {self.damaged}"] if self.damaged else []
+        return [*self._said, *damage]
+
+    def metadata(self) -> dict[str, str]:
+        return {}
+
+    def chapters(self) -> list:
+        return []
+
+    def close(self) -> None:
+        self._closed = True
+
+    def _next(self) -> Frame | None:
+        return None if self._closed else next(self._given, None)
+
+    def _first_readable(self) -> np.ndarray:
+        for index in self._wanted[:UNREADABLE]:
+            with contextlib.suppress(TabrtError):
+                return _image_of(self._stills[index])
+        raise TabrtError(f"no picture in {self.name} can be read; check that they are {', '.join(PICTURE_SUFFIXES)}")
+
+    def _load(self) -> Iterator[Frame]:
+        for index in self._wanted:
+            still = self._stills[index]
+            try:
+                image = _image_of(still)
+            except TabrtError:
+                self.damaged += 1
+                continue
+            if image.shape != (self.height, self.width, 3):
+                size = f"{image.shape[1]}x{image.shape[0]}"
+                raise TabrtError(
+                    f"{still} is {size} in a sequence of {self.width}x{self.height}; "
+                    "give pictures of one size, or use `tabrt image`"
+                )
+            yield Frame(image, index, self._times[index])
+        self._sound.end = min(self._times[self._wanted[-1] + 1], self.part.end)
+
+
+@dataclass(frozen=True)
+class Animation:
+    """Pictures uint8 (H, W, 4) BGRA or (H, W, 3) BGR, and seconds for which each is shown."""
+
+    images: list[np.ndarray]
+    durations: list[float]
+
+
+def _stills_and_times(pictures: list[Path] | Animation) -> tuple[list[Path] | list[np.ndarray], list[float]]:
+    """The stills, and when each begins and the last ends, in seconds."""
+    if isinstance(pictures, list):
+        return pictures, [float(index / SEQUENCE_RATE) for index in range(len(pictures) + 1)]
+    return pictures.images, [0.0, *np.cumsum(pictures.durations).tolist()]
+
+
+def _image_of(still: Path | np.ndarray) -> np.ndarray:
+    return read_image(still) if isinstance(still, Path) else eight_bits(still)
+
+
+def pictures_in(folder: str | Path) -> list[Path]:
+    """The pictures of a folder, in the order of their names. Raises TabrtError for a folder that cannot be read."""
+    return sorted(path for path in _entries(folder) if path.suffix.lower() in PICTURE_SUFFIXES)
+
+
+def left_out(folder: str | Path) -> list[str]:
+    """One line that counts, by suffix, the files of a folder that are not read; none where all are, or no folder is."""
+    if not os.path.isdir(folder):
+        return []
+    others = [path for path in _entries(folder) if path.suffix.lower() not in PICTURE_SUFFIXES]
+    kinds = Counter(
+        path.suffix.lower() or "without a suffix"
+        for path in others
+        if not path.name.startswith(".") and os.path.isfile(path)
+    )
+    if not kinds:
+        return []
+    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items(), key=lambda kind: (-kind[1], kind)))
+    return [f"left out of {folder}, as of no kind that is read: {counted}"]
+
+
+def _entries(folder: str | Path) -> list[Path]:
+    try:
+        return list(Path(folder).iterdir())
+    except OSError as problem:
+        raise TabrtError(f"cannot read {folder} ({problem.strerror}); check its rights") from None
+
+
+def sequence_of(source: str) -> list[Path] | None:
+    """The pictures of a folder or a printf pattern, by number; None for what is neither."""
+    path = Path(source)
+    if os.path.isdir(path):
+        found = pictures_in(path)
+        remedy = f"give a film, or a folder with {', '.join(PICTURE_SUFFIXES)} in it"
+    elif re.search(r"%0?\d*d", path.name) and not os.path.exists(path):
+        pattern = re.compile(re.sub(r"%0?\d*d", r"\\d+", re.escape(path.name)))
+        found = [entry for entry in path.parent.glob("*") if pattern.fullmatch(entry.name)]
+        remedy = "check the pattern"
+    else:
+        return None
+    if not found:
+        raise TabrtError(f"{path} holds no pictures; {remedy}")
+    return sorted(found, key=_natural)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Sort key by which shot_2 comes before shot_10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+
+
+def still_of(source: str) -> list[Path] | Animation | None:
+    """What FFmpeg would not read as the film it is: a picture in tiles, a moving WebP; None for anything else."""
+    if not os.path.isfile(source) or not os.access(source, os.R_OK):
+        return None
+    with open(source, "rb") as file:
+        head = file.read(64)
+    if is_tiled(source):
+        return [Path(source)]
+    moving = head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and head[20] & 2
+    return _animation(source, head) if moving else None
+
+
+def _animation(source: str, head: bytes) -> Animation:
+    width, height = _webp_size(head)
+    check_size(width, height, source)
+    count = cv2.imcount(source)
+    if count * width * height * 4 > MAX_ANIMATION:
+        raise TabrtError(f"{source} is a moving WebP of {count} pictures, too many for memory; convert it to a film")
+    came, animation = cv2.imreadanimation(source)
+    if not came or not len(animation.frames):
+        raise TabrtError(f"{source} is a moving WebP that is damaged; check it, or convert it with ffmpeg")
+    durations = [max(int(each), 10) / 1000 for each in animation.durations]  # ms, as browsers take 0
+    return Animation(list(animation.frames), durations)
