@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from pathlib import Path
 
@@ -13,10 +14,16 @@ from tabrt.errors import EngineUnavailable, TabrtError, first_line, install_extr
 from tabrt.files import read_bounded
 from tabrt.hardware import available_threads
 
+# Importing openvino reports that to its maker and to Google Analytics, unasked, through a package of its own. While
+# that one is said not to be there, openvino uses its own stub instead, and nothing is sent.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 try:
     import openvino
 except ImportError as error:
     raise EngineUnavailable(f"engine openvino is not installed; {install_extra('openvino')}") from error
+finally:
+    if sys.modules["openvino_telemetry"] is None:
+        del sys.modules["openvino_telemetry"]
 
 
 def load(path: Path, threads: int | None = None) -> OpenVinoEngine:
