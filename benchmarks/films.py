@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 
 from benchmarks.contract import memory_peak_mib
-from tabrt.commands import app
-from tabrt.commands.app import DEMO_FILM
+from tabrt.commands.demo import DEMO_FILM
+from tabrt.commands.options import VideoOptions
+from tabrt.commands.video import video
 from tabrt.film.reading import open_film
 from tabrt.film.writing import FilmWriter
 
@@ -71,7 +72,7 @@ def whole_command(film: Path, faces: int, model: str) -> dict:
     """What `tabrt video` does, in this process. Here, where nothing else is imported, its memory is its own."""
     out = film.with_name("out.mp4")
     start = time.perf_counter()
-    summary = app.video(film, out, model=model, faces=faces)
+    summary = video(VideoOptions(source=str(film), out=str(out), model=model, faces=faces))
     seconds = time.perf_counter() - start
     out.unlink()
     return {"frames_a_second": summary.frames / seconds, "peak_memory_mib": memory_peak_mib()}

@@ -18,7 +18,7 @@ from torch import nn
 from benchmarks.contract import Report, Timing, markdown, pick, timed
 from benchmarks.plots import bars, figure, save
 from tabrt.card import PRECISIONS, ModelCard
-from tabrt.commands.app import DEMO_FILM
+from tabrt.commands.demo import DEMO_FILM
 from tabrt.engines.engine import ENGINES, MODEL_FOLDER, Engine, load_engine
 from tabrt.engines.parity import HALF_PARTS, sample_crops
 from tabrt.errors import EngineUnavailable, TabrtError

@@ -18,7 +18,8 @@ import numpy as np
 from benchmarks.contract import Report, Timing, markdown, pick
 from benchmarks.peer_environments import ENVIRONMENT_OF, python_of
 from benchmarks.plots import figure, ink, save
-from tabrt.commands.app import DEMO_FILM
+from tabrt.card import ModelCard
+from tabrt.commands.demo import DEMO_FILM
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame
 from tabrt.film.reading import open_film
@@ -58,6 +59,8 @@ class Peer:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
+        assert self._process.stdin and self._process.stdout
+        self._in, self._out = self._process.stdin, self._process.stdout
         self._answer()
         self.box: tuple[float, ...] | None = None  # of the last detection, where the peer tells it
         self.seconds = 0.0  # of the last picture
@@ -80,12 +83,12 @@ class Peer:
         self._answer()
 
     def _send(self, request: dict, picture: bytes | memoryview = b"") -> None:
-        self._process.stdin.write(json.dumps(request).encode() + b"\n")
-        self._process.stdin.write(picture)
-        self._process.stdin.flush()
+        self._in.write(json.dumps(request).encode() + b"\n")
+        self._in.write(picture)
+        self._in.flush()
 
     def _answer(self) -> dict:
-        line = self._process.stdout.readline()
+        line = self._out.readline()
         if not line:
             raise TabrtError(
                 f"{self.name} has ended; make its environment again: python -m benchmarks.peer_environments"
@@ -93,7 +96,7 @@ class Peer:
         return json.loads(line)
 
     def close(self) -> None:
-        self._process.stdin.close()
+        self._in.close()
         self._process.wait(10)
 
 
@@ -136,10 +139,11 @@ def run(effort: str, model: str, faces: Path | None) -> Report:
         "The demo film at 640×480, one face; the tracker itself, without reading or writing a film. On one thread a "
         "process is held on one core, on two on two. Peers and tabrt take turns, film by film; warm-up frames left out."
     ]
-    results, card = {}, None
+    milliseconds: dict[str, dict[str, Timing]] = {}
+    card: ModelCard | None = None
     for cores in _cores(effort):
         with ExitStack() as stack:
-            peers = open_peers(stack, cores, notes if not results else [])
+            peers = open_peers(stack, cores, notes if not milliseconds else [])
             ours, card = _ours(stack, model, cores)
             timings: dict[str, list[float]] = {name: [] for name in ("tabrt", *peers)}
             for _ in range(rounds):
@@ -147,8 +151,8 @@ def run(effort: str, model: str, faces: Path | None) -> Report:
                 for name, peer in peers.items():
                     peer.start()
                     timings[name] += _time_peer(peer, frames)
-        results[str(cores)] = {name: Timing.of(seconds) for name, seconds in timings.items()}
-    results = {"milliseconds": results, "frames": len(frames), "rounds": rounds}
+        milliseconds[str(cores)] = {name: Timing.of(seconds) for name, seconds in timings.items()}
+    results = {"milliseconds": milliseconds, "frames": len(frames), "rounds": rounds}
     report = Report("peers", effort, card, results, _cores(effort), notes=notes)
     _judge(report)
     return report
@@ -171,7 +175,7 @@ def film(count: int) -> list[Frame]:
         ]
 
 
-def _ours(stack: ExitStack, model: str, cores: int) -> tuple[Tracker, object]:
+def _ours(stack: ExitStack, model: str, cores: int) -> tuple[Tracker, ModelCard]:
     with on_cores(cores):
         tracker = stack.enter_context(Tracker(model=model, faces=1, threads=cores))
         return tracker, tracker.engine.card
@@ -229,13 +233,15 @@ def table(report: Report) -> str:
 def _other(report: Report, name: str) -> dict:
     path = report.folder / f"{name}.json"
     account = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    return account["results"] if account.get("model") == asdict(report.model) else {}
+    same = report.model is not None and account.get("model") == asdict(report.model)
+    return account["results"] if same else {}
 
 
 def _accuracy(results: dict, name: str) -> tuple[float | None, float | None]:
     for row in results.get("rows", ()):
         if row["method"] == name and row["boxes"] == "detector" and row["map"] in ("own", "to_68", "best linear map"):
-            return tuple(None if row[key] is None else 100 * row[key] for key in ("nme", "nme_inner"))
+            whole, inner = (None if row[key] is None else 100 * row[key] for key in ("nme", "nme_inner"))
+            return whole, inner
     return None, None
 
 

@@ -23,14 +23,16 @@ import numpy as np
 
 from benchmarks.contract import Report, markdown, memory_mib, pick
 from benchmarks.plots import figure, save
-from tabrt.commands.app import DEMO_FILM
-from tabrt.drawing.overlay import draw
+from tabrt.commands.demo import DEMO_FILM
+from tabrt.drawing import Drawing, face_layers
 from tabrt.errors import TabrtError
+from tabrt.faces import Scene
 from tabrt.hardware import available_threads
-from tabrt.live.camera import live_camera
-from tabrt.live.loop import run as run_live
-from tabrt.live.loop import warm_up
-from tabrt.live.status import Controls, Numbers
+from tabrt.live.loop import follow, warm_up
+from tabrt.live.run import Counting, Run, Wish
+from tabrt.live.sources import live_camera
+from tabrt.live.status import Numbers
+from tabrt.sinks import Sink
 from tabrt.topology import topology_named
 from tabrt.tracking.tracker import Tracker
 
@@ -55,35 +57,37 @@ def run(effort: str, model: str, faces: Path | None) -> Report:
 def soak(tracker: Tracker, frames: int, port: int = PORT) -> dict:
     """Run the live loop for this many frames, once it is warm. Returns what it measured, as plain data."""
     warm_up(tracker)
-    topology = topology_named(tracker.engine.card.topology)
-    controls, numbers, samples = Controls(), Numbers(), _Samples(frames, Numbers())
-
-    def sink(scene, _picture) -> None:
-        if numbers.frames >= WARM:
-            samples.add(scene)
-            if samples.numbers.frames >= frames:
-                controls.quit = f"{frames} frames are enough"
-
+    drawing = Drawing(face_layers(topology_named(tracker.engine.card.topology)))
     with ExitStack() as stack:
         url = stack.enter_context(served(port))
         camera = live_camera(url)
-        run_live(camera, tracker, [], [sink], lambda scene: draw(scene, topology), controls, numbers)
+        run = Run(camera)
+        samples = _Samples(frames, run)
+        follow(camera, tracker, run, [samples, Counting(run)], (drawing, drawing))
     return samples.results()
 
 
-class _Samples:
-    """Numbers after the warm-up, and a sample of the process twenty times over the run or each second."""
+class _Samples(Sink):
+    """Draws each scene, as a window would, and once it is warm takes a sample of the process now and then."""
 
-    def __init__(self, frames: int, numbers: Numbers):
-        self.numbers = numbers
+    def __init__(self, frames: int, run: Run):
+        self.numbers = Numbers()
+        self._run, self._frames = run, frames
         self.rows: list[tuple[float, float, int, int, float, int]] = []
         self._every = max(1, min(RATE, frames // 20))
 
-    def add(self, scene) -> None:
+    def __call__(self, scene: Scene) -> None:
+        _ = scene.picture
+        if self._run.numbers.frames >= WARM:
+            self._add(scene)
+            if self.numbers.frames >= self._frames:
+                self._run.ask(Wish("quit", why=f"{self._frames} frames are enough"))
+
+    def _add(self, scene: Scene) -> None:
         self.numbers.add(scene)
         if self.numbers.frames % self._every == 0:
             threads, files = (len(os.listdir(f"/proc/self/{kind}")) for kind in ("task", "fd"))
-            latency = 1e3 * self.numbers.recent_latency(0.5)
+            latency = 1e3 * self.numbers.now().latency
             row = time.monotonic(), memory_mib(os.getpid()), threads, files, latency, self.numbers.dropped
             self.rows.append(row)
         if self.numbers.frames % (60 * RATE) == 0:

@@ -19,7 +19,7 @@ from benchmarks import scenes, signals
 from benchmarks.contract import Report, markdown, pick
 from benchmarks.one_euro import MEDIAPIPE, one_euro
 from benchmarks.peers import Peer, open_peers, ours_68, peer_68
-from tabrt.commands.app import DEMO_FILM
+from tabrt.commands.demo import DEMO_FILM
 from tabrt.faces import Frame
 from tabrt.film.reading import open_film
 from tabrt.hardware import available_threads

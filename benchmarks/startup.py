@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.contract import ROOT, Report, Timing, markdown, memory_mib, pick
 from benchmarks.films import SIZES, make
 from benchmarks.plots import figure, save
-from tabrt.commands.app import DEMO_FILM
+from tabrt.commands.demo import DEMO_FILM
 from tabrt.engines.engine import load_engine
 from tabrt.hardware import available_threads
 

@@ -6,6 +6,8 @@ Exit codes: 0 done · 1 a stated problem · 2 wrong usage · 130 interrupted · 
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import logging
 import os
 import signal
@@ -13,24 +15,30 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
 from tabrt import __version__
+from tabrt.commands.options import (
+    DemoOptions,
+    ImageOptions,
+    LiveOptions,
+    NetworkOptions,
+    VideoOptions,
+    Width,
+    parameters,
+)
 from tabrt.errors import TabrtError, missing_library, missing_package
-from tabrt.variants import DEFAULT_MODEL, DEFAULT_WIDTH, WIDTHS, variant_name
+from tabrt.variants import DEFAULT_WIDTH
 
 if TYPE_CHECKING:
-    from tabrt.commands.app import Summary
-
-    Width = str
-else:
-    Width = Literal[tuple(WIDTHS)]
+    from tabrt.commands.summary import Summary
 
 STOPPED = {128 + signal.SIGINT, 128 + signal.SIGTERM}
-DEFAULT_SMOOTHING = 0.7  # that of tabrt.tracking.smoothing, which would be slow to import
 PATIENCE = 3.0  # seconds for closing files before a second signal ends the program at once
+
+Options = TypeVar("Options")
 
 app = typer.Typer(
     name="tabrt",
@@ -43,21 +51,20 @@ app = typer.Typer(
 )
 
 
-EngineName = Literal["auto", "onnxruntime", "openvino", "tensorrt", "torch"]
-Drawing = Literal["points", "boundaries"]
+def taking(options: type[Options]) -> Callable[[Callable[[Options], None]], Callable[..., None]]:
+    """Make a function of one options object a command with those options."""
 
-Model = Annotated[str | None, typer.Option(help="Model name (see `tabrt models`) or file.", show_default=DEFAULT_MODEL)]
-Hourglasses = Annotated[int | None, typer.Option(min=1, max=8, help="Choose the model by its hourglasses.")]
-ModelWidth = Annotated[Width | None, typer.Option(help="Choose the model by its width.")]
-EngineOption = Annotated[EngineName, typer.Option(help="What runs the network.")]
-Faces = Annotated[int, typer.Option(min=1, help="Faces to follow at most.")]
-Smoothing = Annotated[float, typer.Option(min=0.0, max=1.0, help="0 for none, 1 for the calmest.")]
-Threads = Annotated[int | None, typer.Option(min=1, max=256, help="CPU threads of the network.", show_default="all")]
-Landmarks = Annotated[
-    str | None, typer.Option(metavar="FILE.jsonl|.csv|-", help="Write the points here; - is standard output, as JSON.")
-]
-Draw = Annotated[Drawing, typer.Option(help="What to draw: points, or the network's boundary maps too.")]
-Overlay = Annotated[bool, typer.Option("--overlay/--no-overlay", help="Draw the faces on the pictures, or do not.")]
+    def decorate(function: Callable[[Options], None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def command(**values: Any) -> None:
+            function(options(**values))
+
+        found = parameters(options)
+        command.__signature__ = inspect.Signature(found)  # type: ignore[attr-defined]
+        command.__annotations__ = {each.name: each.annotation for each in found}
+        return command
+
+    return decorate
 
 
 def _print_version(asked: bool) -> None:
@@ -76,167 +83,48 @@ def _common(
 
 
 @app.command()
-def video(
-    source: Annotated[str, typer.Argument(metavar="IN", help="A film, a folder of pictures, or - for standard input.")],
-    out: Annotated[
-        str | None, typer.Option(metavar="OUT.mp4", help="Write the film with the faces drawn here.")
-    ] = None,
-    landmarks: Landmarks = None,
-    overlay: Overlay = True,
-    draw: Draw = "points",
-    codec: Annotated[
-        str | None, typer.Option(help="Encoder of the film, as ffmpeg calls it.", show_default="libx264")
-    ] = None,
-    crf: Annotated[int, typer.Option(min=0, max=63, help="Quality of the film: lower is better and larger.")] = 20,
-    model: Model = None,
-    hourglasses: Hourglasses = None,
-    width: ModelWidth = None,
-    engine: EngineOption = "auto",
-    faces: Faces = 4,
-    smoothing: Smoothing = DEFAULT_SMOOTHING,
-    threads: Threads = None,
-) -> None:
+@taking(VideoOptions)
+def video(options: VideoOptions) -> None:
     """Track the faces of a film: the film with 98 points drawn on each, and the numbers in a file."""
-    _require_output(out, landmarks)
-    name = model_name(model, hourglasses, width)
-    from tabrt.commands import app as work
+    from tabrt.commands.video import video as work
 
-    summary = work.video(
-        source,
-        out,
-        landmarks,
-        overlay=overlay,
-        draw=draw,
-        codec=codec,
-        crf=crf,
-        model=name,
-        engine=engine,
-        faces=faces,
-        smoothing=smoothing,
-        threads=threads,
-    )
-    _tell(summary, out, landmarks)
+    _tell(work(options), options.out, options.landmarks)
 
 
 @app.command()
-def image(
-    sources: Annotated[list[str], typer.Argument(metavar="IN…", help="Pictures, or folders of them.")],
-    out: Annotated[
-        str | None, typer.Option(metavar="DIR|FILE", help="Write the pictures with the faces drawn here.")
-    ] = None,
-    landmarks: Landmarks = None,
-    overlay: Overlay = True,
-    draw: Draw = "points",
-    model: Model = None,
-    hourglasses: Hourglasses = None,
-    width: ModelWidth = None,
-    engine: EngineOption = "auto",
-    faces: Faces = 50,
-    threads: Threads = None,
-) -> None:
+@taking(ImageOptions)
+def image(options: ImageOptions) -> None:
     """Find the faces of pictures, each picture on its own."""
-    _require_output(out, landmarks)
-    name = model_name(model, hourglasses, width)
-    from tabrt.commands import app as work
+    from tabrt.commands.image import image as work
 
-    summary = work.image(
-        sources,
-        out,
-        landmarks,
-        overlay=overlay,
-        draw=draw,
-        model=name,
-        engine=engine,
-        faces=faces,
-        smoothing=0.0,
-        threads=threads,
-    )
-    _tell(summary, out, landmarks)
+    _tell(work(options), options.out, options.landmarks)
 
 
 @app.command()
-def demo(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to leave the files.")] = Path("tabrt-demo"),
-    model: Model = None,
-    hourglasses: Hourglasses = None,
-    width: ModelWidth = None,
-    engine: EngineOption = "auto",
-    threads: Threads = None,
-) -> None:
+@taking(DemoOptions)
+def demo(options: DemoOptions) -> None:
     """Track the film that ships with tabrt: leaves a film, a landmark file and a contact sheet."""
-    name = model_name(model, hourglasses, width)
-    from tabrt.commands import app as work
+    from tabrt.commands.demo import demo as work
 
-    summary, files = work.demo(out, model=name, engine=engine, threads=threads)
+    summary, files = work(options)
     _tell(summary)
     for what, file in zip(("film", "landmarks", "contact sheet"), files, strict=True):
         print(f"{what + ':':<15}{file.resolve()}")
 
 
 @app.command()
-def live(
-    camera: Annotated[
-        str, typer.Option(metavar="INDEX|NAME|PATH|URL|FILE", help="A camera, a stream, or a film played in real time.")
-    ] = "0",
-    size: Annotated[str | None, typer.Option(metavar="WxH", help="Picture size to ask the camera for.")] = None,
-    fps: Annotated[float | None, typer.Option(min=1, max=1000, help="Rate to ask the camera for.")] = None,
-    mirror: Annotated[bool, typer.Option("--mirror", help="Show the picture as a mirror would.")] = False,
-    window: Annotated[bool, typer.Option("--window/--no-window", help="Show the picture in a window.")] = True,
-    serve: Annotated[
-        int | None, typer.Option(metavar="PORT", min=0, max=65535, help="Show it as a web page; 0 for any free port.")
-    ] = None,
-    host: Annotated[str, typer.Option(help="Where to serve; any but this machine asks for a token.")] = "127.0.0.1",
-    out: Annotated[
-        str | None, typer.Option(metavar="OUT.mp4", help="Record the film with the faces drawn here.")
-    ] = None,
-    landmarks: Landmarks = None,
-    osc: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Send the points as OSC messages.")] = None,
-    virtual_camera: Annotated[
-        bool, typer.Option("--virtual-camera", help="Be a camera for other programs (needs pyvirtualcam).")
-    ] = False,
-    metrics_port: Annotated[
-        int | None, typer.Option(metavar="PORT", min=0, max=65535, help="Numbers for Prometheus, on this machine.")
-    ] = None,
-    stop_after: Annotated[float | None, typer.Option(metavar="SECONDS", min=0, help="Quit by itself.")] = None,
-    exit_when_lost: Annotated[
-        bool, typer.Option("--exit-when-lost", help="Exit with 1 when the source is lost, in place of waiting for it.")
-    ] = False,
-    model: Model = None,
-    hourglasses: Hourglasses = None,
-    width: ModelWidth = None,
-    engine: EngineOption = "auto",
-    faces: Faces = 4,
-    smoothing: Smoothing = DEFAULT_SMOOTHING,
-    threads: Threads = None,
-) -> None:
-    """Follow the faces in front of a camera. Keys: q quit, space pause, s snapshot, r record, b boundaries, h help."""
-    name, picture_size = model_name(model, hourglasses, width), _size(size)
+@taking(LiveOptions)
+def live(options: LiveOptions) -> None:
+    """Follow the faces in front of a camera.
+
+    Keys: q or Esc quit, space pause, s snapshot, r record, b boundaries, i numbers, h help.
+    """
     # Days of states and reasons: each line with its time.
     logging.basicConfig(format="tabrt: %(asctime)s %(message)s", level=logging.WARNING, force=True)
     logging.getLogger("tabrt").setLevel(logging.INFO)
-    from tabrt.live import loop as work
+    from tabrt.commands.live import live as work
 
-    summary = work.live(
-        camera,
-        size=picture_size,
-        fps=fps,
-        mirror=mirror,
-        window=window,
-        serve=serve,
-        host=host,
-        out=out,
-        landmarks=landmarks,
-        osc=osc,
-        virtual_camera=virtual_camera,
-        metrics_port=metrics_port,
-        stop_after=stop_after,
-        exit_when_lost=exit_when_lost,
-        model=name,
-        engine=engine,
-        faces=faces,
-        smoothing=smoothing,
-        threads=threads,
-    )
+    summary = work(options)
     for line in summary.lines:
         print(line, file=sys.stderr)
     if summary.signal:
@@ -274,18 +162,12 @@ def _exporter() -> Callable[..., object]:
 
 
 @app.command()
-def bench(
-    model: Model = None,
-    hourglasses: Hourglasses = None,
-    width: ModelWidth = None,
-    engine: EngineOption = "auto",
-    threads: Threads = None,
-) -> None:
+@taking(NetworkOptions)
+def bench(options: NetworkOptions) -> None:
     """Measure how fast the network runs here."""
-    name = model_name(model, hourglasses, width)
-    from tabrt.commands import bench as work
+    from tabrt.commands.bench import bench as work
 
-    for line in work.bench(name, engine, threads):
+    for line in work(options.model_name, options.engine, options.threads):
         print(line, flush=True)
 
 
@@ -307,30 +189,7 @@ def doctor() -> None:
         print(line, flush=True)
 
 
-def model_name(model: str | None, hourglasses: int | None, width: Width | None) -> str:
-    """The model asked for, by name or by its build. `tab1-lite` when nothing is asked for."""
-    if model is None:
-        return variant_name(hourglasses or 1, width or DEFAULT_WIDTH)
-    if hourglasses is not None or width is not None:
-        raise typer.BadParameter("--model names the whole network; leave --hourglasses and --width out")
-    return model
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal() and 0 < int(width) <= 16384 and 0 < int(height) <= 16384):
-        raise typer.BadParameter(f"--size {text}: write it like 640x480")
-    return int(width), int(height)
-
-
-def _require_output(out: str | None, landmarks: str | None) -> None:
-    if out is None and landmarks is None:
-        raise typer.BadParameter("nothing to write: give --out, --landmarks or both")
-
-
-def _tell(summary: Summary, *outputs: str | None) -> None:
+def _tell(summary: Summary, *outputs: object) -> None:
     for line in summary.lines:
         print(line, file=sys.stderr)
     for output in outputs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,8 +51,11 @@ def _umask() -> int:
     return mask
 
 
-def check_outputs(inputs: Sequence[str | Path], *outputs: str | Path | None) -> None:
-    """Raise TabrtError, before any work, for an output that cannot be written or that would destroy an input."""
+def check_outputs(inputs: Sequence[str | Path], *outputs: str | Path | None, overwrite: bool = True) -> None:
+    """Raise TabrtError, before any work, for an output that cannot be written or that would destroy an input.
+
+    overwrite: whether a file that is there already, and is not empty, may be replaced.
+    """
     taken = {_identity(Path(path)) for path in inputs}
     for output in outputs:
         if output is None or str(output) == "-":
@@ -60,6 +64,8 @@ def check_outputs(inputs: Sequence[str | Path], *outputs: str | Path | None) -> 
         _check_writable(path)
         if _identity(path) in taken:
             raise TabrtError(f"{path} is read or written already; choose another name for the output")
+        if not overwrite and path.is_file() and path.stat().st_size:
+            raise TabrtError(f"{path} is there already; choose another name, or give --overwrite to replace it")
         taken.add(_identity(path))
 
 
@@ -79,3 +85,8 @@ def _identity(path: Path) -> object:
     except (OSError, ValueError):
         return path.absolute()
     return status.st_dev, status.st_ino
+
+
+def without_password(source: str) -> str:
+    """An address without the user name and password it may carry; anything else as it is."""
+    return re.sub(r"(?<=://)[^/?#]*@", "", source)

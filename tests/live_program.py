@@ -3,8 +3,8 @@
 from live_sources import ScriptedTracker
 
 import tabrt.cli
-import tabrt.live.loop
+import tabrt.commands.options
 
 if __name__ == "__main__":
-    tabrt.live.loop.Tracker = ScriptedTracker
+    tabrt.commands.options.TrackingOptions.tracker = lambda self, boundaries=False: ScriptedTracker()
     tabrt.cli.main()

@@ -17,6 +17,7 @@ import numpy as np
 from tabrt.engines.engine import FakeEngine
 from tabrt.faces import Face, Frame, Scene
 from tabrt.geometry import Box
+from tabrt.topology import WFLW98
 
 FILM = Path(__file__).parents[1] / "tabrt" / "demo" / "pexels_face.mp4"
 H264 = ("-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-g", "12")
@@ -76,6 +77,8 @@ class ScriptedTracker:
 
     def __init__(self, seconds: float = 0.0, **_options):
         self.engine = FakeEngine(np.full((98, 2), 128.0))
+        self.topology = WFLW98
+        self.seconds: dict[str, float] = {}
         self.resets = 0
         self._seconds = seconds
 

@@ -12,9 +12,12 @@ import pytest
 from live_sources import FILM, FOREVER, Opener, ScriptedCapture, ended, free_port, picture, serve_film, wait_for_port
 
 from tabrt.errors import TabrtError
-from tabrt.live import camera as module
-from tabrt.live.camera import MAX_STUCK, DeviceCapture, LiveCamera, State, find_device, live_camera, set_up, shown
+from tabrt.files import without_password
+from tabrt.live import sources as module
+from tabrt.live.camera import MAX_STUCK, WAITS, LiveCamera
 from tabrt.live.devices import Camera
+from tabrt.live.sources import DeviceCapture, find_device, live_camera, set_up
+from tabrt.live.status import State
 
 QUICK = {"stall": 0.3, "patience": 5.0, "waits": (0.05,), "tick": 0.02}
 LIMIT = 60.0  # seconds that a test waits for something at most
@@ -134,7 +137,7 @@ def test_it_waits_longer_after_each_attempt_and_starts_over_once_pictures_come(c
 
 
 def test_waits_are_those_promised():
-    assert module.WAITS == (1, 2, 4, 8, 16, 30)
+    assert WAITS == (1, 2, 4, 8, 16, 30)
 
 
 def test_a_source_that_cannot_be_opened_at_all_is_a_stated_problem():
@@ -237,14 +240,14 @@ def test_wrong_addresses(source, said):
 
 
 def test_passwords_are_not_shown():
-    assert shown("rtsp://me:p@ss@10.0.0.1/1") == "rtsp://10.0.0.1/1"
-    assert shown("/dev/video0") == "/dev/video0"
+    assert without_password("rtsp://me:p@ss@10.0.0.1/1") == "rtsp://10.0.0.1/1"
+    assert without_password("/dev/video0") == "/dev/video0"
 
 
 def test_a_program_quits_while_a_read_is_stuck():
     program = """
 import socket, sys
-from tabrt.live.camera import live_camera
+from tabrt.live.sources import live_camera
 silent = socket.create_server(("127.0.0.1", 0))
 camera = live_camera(f"tcp://127.0.0.1:{silent.getsockname()[1]}", patience=300.0)
 for number, frame in enumerate(camera):

@@ -19,7 +19,7 @@ import pytest
 from conftest import CLIP, TIMES, command, environment
 
 from tabrt import __version__
-from tabrt.cli import DEFAULT_SMOOTHING
+from tabrt.commands.options import DEFAULT_SMOOTHING
 from tabrt.sinks.records import read_landmarks
 from tabrt.tracking.smoothing import DEFAULT_STRENGTH
 
@@ -386,7 +386,7 @@ def test_pictures_are_never_written_over_their_originals(run: Run, clip: Path, t
 
 
 def test_a_bug_is_one_line_too(run: Run, clip: Path, tmp_path: Path):
-    (tmp_path / "sitecustomize.py").write_text("import tabrt.errors, sys\nsys.modules['tabrt.commands.app'] = None\n")
+    (tmp_path / "sitecustomize.py").write_text("import tabrt.errors, sys\nsys.modules['tabrt.commands.video'] = None\n")
     done = run("video", clip, "--landmarks", "out.jsonl", env=environment(PYTHONPATH=str(tmp_path)))
     assert_one_line(done, "please report")
     changes = {"PYTHONPATH": str(tmp_path), "TABRT_DEBUG": "1"}

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import types
 import urllib.error
 import urllib.request
@@ -31,25 +32,24 @@ from live_sources import (
     wait_for_port,
 )
 
-import tabrt.live.loop
-import tabrt.live.outputs
+import tabrt.commands.live
+from tabrt.commands.live import LiveSummary
+from tabrt.commands.options import LiveOptions
+from tabrt.drawing import Drawing
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame, Scene
 from tabrt.film.reading import open_film
 from tabrt.live.camera import LiveCamera
-from tabrt.live.loop import live, quit_by_signal, run
-from tabrt.live.outputs import MetricsServer, Recorder, metrics_text, stamped
-from tabrt.live.status import LONGEST, Controls, Numbers
-from tabrt.sinks import host_and_port, read_landmarks
+from tabrt.live.loop import follow
+from tabrt.live.metrics import MetricsServer, metrics_text
+from tabrt.live.recorder import Recorder, Snapshots, unused
+from tabrt.live.run import Counting, Run, Wish, quit_by_signal
+from tabrt.live.status import LONGEST, Numbers, State, Status
+from tabrt.sinks import Sink, host_and_port, read_landmarks
 
 PROGRAM = Path(__file__).parent / "live_program.py"
 LIMIT = 60.0  # seconds that a test waits for something at most
 STEADY = {"stall": LIMIT, "patience": LIMIT, "waits": (0.05,), "tick": 0.02}  # only what a script says is a stall
-
-
-@pytest.fixture
-def scripted(monkeypatch):
-    monkeypatch.setattr(tabrt.live.loop, "Tracker", ScriptedTracker)
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +64,33 @@ def short_film(tmp_path_factory) -> Path:
     return path
 
 
-def run_scripted(camera: LiveCamera, tracker: ScriptedTracker, views=(), sinks=(), controls=None, **options) -> Numbers:
-    numbers = Numbers()
-    run(camera, tracker, list(views), list(sinks), lambda scene: None, controls or Controls(), numbers, **options)
-    return numbers
+class Calling(Sink):
+    """Calls a function with each scene, and another one, if given, at each tick."""
+
+    def __init__(self, scene, tick=lambda last: None):
+        self._scene, self._tick = scene, tick
+
+    def __call__(self, scene: Scene) -> None:
+        self._scene(scene)
+
+    def tick(self, last: Scene | None) -> None:
+        self._tick(last)
+
+
+def run_scripted(camera: LiveCamera, tracker: ScriptedTracker, sink=lambda run, scene: None, **options) -> Numbers:
+    """The loop with a sink that knows the run."""
+    run = Run(camera)
+    follow(camera, tracker, run, [Calling(lambda scene: sink(run, scene)), Counting(run)], **options)
+    return run.numbers
+
+
+def live(source: str | Path, **options) -> LiveSummary:
+    options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    return tabrt.commands.live.live(LiveOptions(camera=str(source), **options), ScriptedTracker())
+
+
+def enough(run: Run) -> None:
+    run.ask(Wish("quit", why="enough"))
 
 
 def tabrt_live(*arguments: str | Path, **options) -> subprocess.Popen:
@@ -89,43 +112,46 @@ def test_a_slow_tracker_drops_frames_and_never_queues_them():
             return super().__call__(frame)
 
     indices: list[int] = []
-    controls = Controls()
 
-    def sink(scene, _picture):
+    def sink(run, scene):
         indices.append(scene.frame.index)
-        controls.quit = "enough" if len(indices) == 10 else ""
+        if len(indices) == 10:
+            enough(run)
 
-    numbers = run_scripted(LiveCamera(Opener(capture), **STEADY), Slow(), sinks=[sink], controls=controls)
+    numbers = run_scripted(LiveCamera(Opener(capture), **STEADY), Slow(), sink)
     assert min(after - before for before, after in itertools.pairwise(indices)) > 1  # it jumped to the newest
     assert numbers.frames == 10
     assert numbers.frames + numbers.dropped == indices[-1] - indices[0] + 1
 
 
-def test_views_are_asked_to_look_up_while_nothing_comes():
-    calls: list[Scene | None] = []
-    controls = Controls()
-
-    def view(scene, _picture):
-        calls.append(scene)
-        controls.quit = "enough" if calls[-3:] == [None] * 3 and any(calls) else ""
-
+def test_sinks_are_told_that_time_goes_by_while_nothing_comes():
+    scenes: list[Scene] = []
+    ticks: list[Scene | None] = []
     camera = LiveCamera(Opener(ScriptedCapture([picture(1), FOREVER])), **STEADY)
-    run_scripted(camera, ScriptedTracker(), [view], controls=controls)
-    assert sum(scene is not None for scene in calls) == 1
+    run = Run(camera)
+
+    def tick(last):
+        ticks.append(last)
+        if scenes and ticks[-3:] == scenes * 3:
+            enough(run)
+
+    follow(camera, ScriptedTracker(), run, [Calling(scenes.append, tick)])
+    assert len(scenes) == 1
+    assert set(ticks) <= {None, *scenes}
 
 
 def test_ids_start_afresh_when_the_source_was_opened_anew():
     seen: dict[int, int] = {}  # picture to id
-    controls = Controls()
     first = ScriptedCapture([picture(1), lambda: wait(lambda: seen)])
     camera = LiveCamera(Opener(first, ScriptedCapture(map(picture, itertools.repeat(100)), gap=0.01)), **STEADY)
 
-    def sink(scene, _picture):
+    def sink(run, scene):
         number = int(scene.frame.image[0, 0, 0])
         seen[number] = scene.faces[0].id
-        controls.quit = "enough" if number == 100 else ""
+        if number == 100:
+            enough(run)
 
-    run_scripted(camera, ScriptedTracker(), sinks=[sink], controls=controls)
+    run_scripted(camera, ScriptedTracker(), sink)
     assert seen == {1: 0, 100: 1}
 
 
@@ -133,18 +159,69 @@ def test_a_pause_writes_nothing_shows_the_last_picture_and_drops_nothing():
     """Pictures 3 to 5 come while it is paused. Each comes when the one before it was dealt with."""
     shown, written = [], []
     script = [step for number in range(9) for step in (lambda n=number: wait(lambda: len(shown) == n), picture(number))]
-    controls, numbers = Controls(), Numbers()
-
-    def view(scene, drawn):
-        shown.append((scene and scene.frame.index, drawn))
-        controls.paused = len(shown) in (3, 4, 5)
-
     camera = LiveCamera(Opener(ScriptedCapture(script, live=False)), **STEADY | {"tick": LIMIT})
-    sinks = [lambda scene, _: written.append(scene.frame.index)]
-    run(camera, ScriptedTracker(), [view], sinks, lambda scene: scene.frame.index, controls, numbers)
+    run = Run(camera)
+
+    def show(scene, ticked=False):
+        shown.append((None if ticked else scene.frame.index, int(scene.picture[0, 0, 0])))
+        run.ask(Wish("pause", on=len(shown) in (3, 4, 5)))
+
+    view = Calling(show, lambda last: show(last, ticked=True))
+    follow(camera, ScriptedTracker(), run, [view, Counting(run), Calling(lambda s: written.append(s.frame.index))])
     assert shown == [(0, 0), (1, 1), (2, 2), (None, 2), (None, 2), (None, 2), (6, 6), (7, 7), (8, 8)]
     assert written == [0, 1, 2, 6, 7, 8]
-    assert (numbers.frames, numbers.dropped) == (6, 0)
+    assert (run.numbers.frames, run.numbers.dropped) == (6, 0)
+
+
+def test_what_is_drawn_can_be_changed_while_the_picture_stands_still():
+    marks = []
+
+    def mark(value):
+        return Drawing((lambda image, _scene: image.__setitem__(slice(None), value),))
+
+    camera = LiveCamera(Opener(ScriptedCapture([picture(1), FOREVER])), **STEADY)
+    run = Run(camera)
+
+    def tick(last):
+        if last is not None:
+            marks.append(int(last.picture[0, 0, 0]))
+            run.ask(Wish("boundaries", on=True))
+            if len(marks) == 3:
+                enough(run)
+
+    follow(camera, ScriptedTracker(), run, [Calling(lambda scene: None, tick)], (mark(7), mark(8)))
+    assert marks == [7, 8, 8]
+
+
+def test_no_sink_of_a_run_that_hides_faces_sees_the_raw_picture():
+    camera = LiveCamera(Opener(ScriptedCapture(map(picture, range(1, 6)), live=False)), **STEADY)
+    run = Run(camera)
+    hidden = Drawing(hide=lambda image, _scene: image.__setitem__(slice(None), 0))
+    seen: list[int] = []
+
+    def look(scene):
+        seen.extend((int(scene.frame.image.max()), int(scene.picture.max())))
+
+    follow(camera, ScriptedTracker(), run, [Calling(look)], (hidden, hidden))
+    assert seen and not any(seen)
+
+
+def test_wishes_come_from_any_thread_and_the_status_is_a_value():
+    run = Run(LiveCamera(Opener(ScriptedCapture([]))))
+    before = run.status
+    wishes = [Wish("record"), Wish("pause", on=True), Wish("snapshot"), Wish("snapshot"), Wish("boundaries")]
+    threads = [threading.Thread(target=run.ask, args=[wish]) for wish in wishes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert run.status is before
+    after = run.refresh()
+    assert (after.recording, after.paused, after.boundaries, after.snapshots) == (True, True, True, 2)
+    assert before == Status()
+    run.ask(Wish("record"))
+    run.ask(Wish("pause", on=True))
+    assert (run.refresh().recording, run.status.paused) == (False, True)
 
 
 def test_stop_after(caplog):
@@ -171,21 +248,21 @@ def test_a_problem_of_the_tracker_comes_out_and_lets_the_camera_go():
 def test_a_problem_of_an_output_is_why_it_stopped(caplog):
     caplog.set_level(logging.INFO, "tabrt")
 
-    def full(_scene, _picture):
+    def full(_run, _scene):
         raise TabrtError("no room left; free some space")
 
     camera = LiveCamera(Opener(ScriptedCapture(map(picture, itertools.count()), gap=0.01)), **STEADY)
     with pytest.raises(TabrtError, match="no room left"):
-        run_scripted(camera, ScriptedTracker(), sinks=[full])
+        run_scripted(camera, ScriptedTracker(), full)
     assert caplog.messages[-1] == "Stopped: no room left; free some space"
 
 
 def test_the_first_signal_asks_and_handlers_come_back():
     before = signal.getsignal(signal.SIGTERM)
-    controls = Controls()
-    with quit_by_signal(controls):
+    run = Run(LiveCamera(Opener(ScriptedCapture([]))))
+    with quit_by_signal(run):
         signal.raise_signal(signal.SIGTERM)
-        assert controls.quit == "SIGTERM" and controls.signal == signal.SIGTERM
+        assert run.refresh().quit == "SIGTERM" and run.status.signal == signal.SIGTERM
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
@@ -230,23 +307,23 @@ def test_numbers_of_a_run():
 
 def test_numbers_on_the_screen_are_of_the_last_seconds():
     numbers, clock = counted([0.04] * 300)
-    assert numbers.fps == pytest.approx(30.0)
-    assert numbers.lines() == ("30.0 fps, latency 40 ms (95 %: 40 ms)", "2 faces, 0 dropped")
+    assert numbers.now().fps == pytest.approx(30.0)
+    assert numbers.now().lines() == ("30.0 fps, latency 40 ms (95 %: 40 ms)", "2 faces, 0 dropped")
     clock.now += 10  # the source is lost
-    assert numbers.fps == 0
-    assert np.isnan(numbers.recent_latency(0.5))
-    assert numbers.lines()[0] == "0.0 fps"
+    assert numbers.now().fps == 0
+    assert np.isnan(numbers.now().latency)
+    assert numbers.now().lines()[0] == "0.0 fps"
     clock.now += 1
     for index in (300, 301, 302):
         clock.now += 0.5
         numbers.add(scene(index, clock.now))
-    assert numbers.fps == pytest.approx(2.0)
+    assert numbers.now().fps == pytest.approx(2.0)
 
 
 def test_numbers_stay_small_and_bear_what_cannot_be():
     clock = Clock()
     numbers = Numbers(clock)
-    assert (numbers.fps, numbers.latency(0.5)) == (0, 0)
+    assert (numbers.now().fps, numbers.latency(0.5)) == (0, 0)
     assert numbers.summary() == "no frame came"
     clock.now = 99.0
     numbers.add(scene(5, 100.0))
@@ -260,7 +337,7 @@ def test_numbers_stay_small_and_bear_what_cannot_be():
 # ---------------------------------------------------------------------------------------------------------- outputs
 
 
-def test_live_writes_what_it_saw(scripted, short_film, tmp_path):
+def test_live_writes_what_it_saw(short_film, tmp_path):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ear:
         ear.bind(("127.0.0.1", 0))
         ear.settimeout(LIMIT)
@@ -295,23 +372,21 @@ def check_osc(bundle: bytes, rows: list[dict]) -> None:
     assert np.allclose(np.reshape(face.params[2:], (98, 2)), row["faces"][0]["points"], atol=0.01)
 
 
-def test_csv_and_camera_lost(scripted, tmp_path):
+def test_csv_and_camera_lost(tmp_path):
     port = free_port()
     url = f"http://127.0.0.1:{port}/"
     with ended(serve_film(url)) as server:
         wait_for_port(port)
-        real = tabrt.live.loop.run
 
-        def run_and_kill(camera, tracker, views, *rest):
-            def view(scene, _picture):
-                if scene is not None and scene.frame.index > 3:
+        class Killing(ScriptedTracker):
+            def __call__(self, frame):
+                if frame.index > 3:
                     server.kill()
+                return super().__call__(frame)
 
-            real(camera, tracker, [*views, view], *rest)
-
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(TabrtError, match=r"was lost .*stopped sending"):
-            patch.setattr(tabrt.live.loop, "run", run_and_kill)
-            live(url, window=False, landmarks=tmp_path / "seen.csv", exit_when_lost=True)
+        options = LiveOptions(camera=url, window=False, landmarks=str(tmp_path / "seen.csv"), exit_when_lost=True)
+        with pytest.raises(TabrtError, match=r"was lost .*stopped sending"):
+            tabrt.commands.live.live(options, Killing())
     rows = list(csv.DictReader((tmp_path / "seen.csv").open()))
     assert len(rows) >= 2 and rows[0]["id"] == "1"
 
@@ -327,26 +402,26 @@ def test_csv_and_camera_lost(scripted, tmp_path):
         ({"out": "film.txt"}, "film.txt: films are written as .mp4"),
         ({"out": "/nowhere/film.mp4"}, "there is no folder /nowhere"),
         ({"out": FILM}, "is read or written already"),
-        ({"size": (640, 480)}, "--size and --fps are for cameras"),
+        ({"size": "640x480"}, "--size and --fps are for cameras"),
     ],
 )
-def test_outputs_that_cannot_be(scripted, monkeypatch, tmp_path, options, said):
+def test_outputs_that_cannot_be(monkeypatch, tmp_path, options, said):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "pyvirtualcam", None)
-    monkeypatch.setattr(tabrt.live.loop, "run", lambda *_: pytest.fail("said only once the camera runs"))
+    monkeypatch.setattr(tabrt.commands.live, "follow", lambda *_: pytest.fail("said only once the camera runs"))
     with pytest.raises(TabrtError, match=said) as problem:
-        live(FILM, window=False, **options)
+        live(FILM, window=False, **{"metrics_port": 0} | options)
     assert "\n" not in str(problem.value)
 
 
-def test_no_screen_no_window(scripted, monkeypatch, short_film, tmp_path):
+def test_no_screen_no_window(monkeypatch, short_film, tmp_path):
     monkeypatch.delenv("DISPLAY", raising=False)
     with pytest.raises(TabrtError, match=r"DISPLAY is not set.*--serve.*--landmarks"):
         live(short_film)
     assert live(short_film, landmarks=tmp_path / "seen.jsonl").numbers.frames > 0
 
 
-def test_virtual_camera(scripted, monkeypatch, short_film):
+def test_virtual_camera(monkeypatch, short_film):
     sent = []
 
     class Camera:
@@ -379,24 +454,50 @@ def test_virtual_camera(scripted, monkeypatch, short_film):
         live(short_film, window=False, virtual_camera=True)
 
 
-def test_films_begin_and_end_on_demand(tmp_path):
-    with closing(Recorder(tmp_path, tmp_path / "first.mp4")) as recorder:
-        said = [recorder.follow(wanted, picture(9), i / 30, 30.0) for i, wanted in enumerate((1, 1, 0, 0, 1, 1))]
+def still(index: int, rate: float = 30.0) -> Scene:
+    return Scene(Frame(picture(9), index, 5 + index / rate))
+
+
+def new_run(recording: bool = False) -> tuple[Run, LiveCamera]:
+    camera = LiveCamera(Opener(ScriptedCapture([])), **STEADY)
+    return Run(camera, recording), camera
+
+
+def test_films_begin_and_end_on_demand_and_each_is_told_of_once(tmp_path):
+    run, camera = new_run()
+    said = []
+    with Recorder(run, camera, tmp_path / "unused", tmp_path / "first.mp4") as recorder:
+        for index, wanted in enumerate((1, 1, 0, 0, 1, 1)):
+            run.note(recording=bool(wanted), message="")
+            recorder(still(index))
+            said.append(run.status.message)
     assert said[0] == f"recording {tmp_path / 'first.mp4'}"
     assert said[2] == f"wrote {tmp_path / 'first.mp4'}"
+    assert said[4] == f"recording {tmp_path / 'first-2.mp4'}"
     assert said[1] == said[3] == said[5] == ""
-    assert len(list(tmp_path.glob("*.mp4"))) == 2
+    assert recorder.notes == [f"wrote {tmp_path / name}" for name in ("first.mp4", "first-2.mp4")]
     for path in tmp_path.glob("*.mp4"):
         with open_film(path) as film:
             assert len(list(film)) == 2
 
 
+def test_a_film_ends_while_the_picture_stands_still(tmp_path):
+    run, camera = new_run(recording=True)
+    with Recorder(run, camera, tmp_path) as recorder:
+        recorder(still(0))
+        run.ask(Wish("record", on=False))
+        run.refresh()
+        recorder.tick(None)
+        assert run.status.message.startswith("wrote ")
+
+
 def test_closing_a_long_film_takes_no_time(tmp_path):
     """Moving the index of a day's film to its front would take minutes, and as much room again: it stays behind."""
-    with closing(Recorder(tmp_path, tmp_path / "long.mp4")) as recorder:
+    run, camera = new_run(recording=True)
+    with Recorder(run, camera, tmp_path, tmp_path / "long.mp4") as recorder:
         for index in range(29):
-            recorder.follow(True, picture(9), 5 + index / 10, 10.0)
-        assert recorder.seconds == pytest.approx(2.8)
+            recorder(still(index, rate=10.0))
+        assert run.status.recorded == pytest.approx(2.8)
     with open_film(tmp_path / "long.mp4") as film:
         assert [frame.time for frame in film] == pytest.approx([index / 10 for index in range(29)])
     kinds = boxes_of(tmp_path / "long.mp4")
@@ -413,42 +514,48 @@ def boxes_of(path: Path) -> list[str]:
 
 
 def test_a_film_begun_by_hand_that_fails_does_not_end_the_run(tmp_path):
-    controls = Controls(recording=True)
-    camera = LiveCamera(Opener(ScriptedCapture([])), **STEADY)
-    with closing(Recorder(tmp_path / "gone")) as recorder:
-        sink = tabrt.live.loop._recording(recorder, camera, controls, required=False)
-        sink(scene(0, 0.0), picture(0))
-    assert not controls.recording
-    assert "there is no folder" in controls.message
-    with closing(Recorder(tmp_path, tmp_path / "gone" / "out.mp4")) as recorder, pytest.raises(TabrtError):
-        tabrt.live.loop._recording(recorder, camera, Controls(recording=True), required=True)(scene(0, 0.0), picture(0))
+    run, camera = new_run(recording=True)
+    with Recorder(run, camera, tmp_path / "gone") as recorder:
+        recorder(still(0))
+    assert not run.status.recording
+    assert "there is no folder" in run.status.message
+    assert recorder.notes == []
+    run, camera = new_run(recording=True)
+    with Recorder(run, camera, tmp_path, tmp_path / "gone" / "out.mp4") as recorder, pytest.raises(TabrtError):
+        recorder(still(0))
 
 
 def test_snapshots_have_names_of_their_own(tmp_path):
-    first = stamped(tmp_path, ".png")
+    first = tmp_path / "shot.png"
     first.touch()
-    assert stamped(tmp_path, ".png") != first
-    controls = Controls(snapshot=True)
-    sink = tabrt.live.loop._snapshots(tmp_path, controls)
-    sink(scene(0, 0.0), picture(0))
-    sink(scene(1, 0.0), picture(0))
-    assert len([path for path in tmp_path.glob("*.png") if path.stat().st_size]) == 1
-    assert controls.message.startswith("wrote ") and not controls.snapshot
+    assert unused(first) == tmp_path / "shot-2.png"
+    run, _ = new_run()
+    snapshots = Snapshots(run, tmp_path)
+    snapshots.tick(None)
+    run.ask(Wish("snapshot"))
+    snapshots.tick(None)  # nothing is shown yet
+    snapshots(still(0))
+    snapshots(still(1))
+    assert len([path for path in tmp_path.glob("tabrt-*.png") if path.stat().st_size]) == 1
+    assert run.status.message.startswith("wrote ")
+    run.ask(Wish("snapshot"))
+    snapshots.tick(still(1))
+    assert len(list(tmp_path.glob("tabrt-*.png"))) == 2
 
 
 def test_metrics():
-    camera = LiveCamera(Opener(ScriptedCapture([])))
-    assert 'tabrt_latency_seconds{quantile="0.5"} NaN' in metrics_text(Numbers(), camera)
+    assert 'tabrt_latency_seconds{quantile="0.5"} NaN' in metrics_text(Status())
     numbers, _ = counted([0.05] * 3)
-    with closing(MetricsServer(0, numbers, camera)) as server:
+    status = Status(State.STARTING, counts=numbers.now())
+    with closing(MetricsServer(0, lambda: status)) as server:
         with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=LIMIT) as answer:
             text = answer.read().decode()
             assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(f"http://127.0.0.1:{server.port}/", timeout=LIMIT)
         with pytest.raises(TabrtError, match=r"port \d+ cannot be used \(Address already in use\)"):
-            MetricsServer(server.port, numbers, camera)
-    assert text == metrics_text(numbers, camera)
+            MetricsServer(server.port, lambda: status)
+    assert text == metrics_text(status)
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     assert values["tabrt_faces"] == "2" and values["tabrt_frames_total"] == "3"
     assert values['tabrt_latency_seconds{quantile="0.5"}'] == "0.0500"

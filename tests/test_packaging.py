@@ -80,12 +80,15 @@ def test_importing_the_package_and_the_command_line_is_cheap():
 
 def test_everything_but_the_network_is_had_without_torch():
     assert "torch" not in loaded_by(
-        "import tabrt.commands.app, tabrt.commands.doctor, tabrt.cli; tabrt.Tracker, tabrt.load_engine"
+        "import tabrt.commands.video, tabrt.commands.live, tabrt.commands.doctor, tabrt.cli\n"
+        "tabrt.Tracker, tabrt.load_engine"
     )
 
 
 def test_the_tracker_is_had_without_scipy_and_plots():
-    loaded = loaded_by("import tabrt.commands.app; from tabrt.detection.mediapipe import Detector; Detector().close()")
+    loaded = loaded_by(
+        "import tabrt.commands.video; from tabrt.detection.mediapipe import Detector; Detector().close()"
+    )
     assert "mediapipe" in loaded
     assert not {"scipy", "matplotlib", "sounddevice"} & loaded
 

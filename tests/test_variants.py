@@ -7,8 +7,9 @@ import re
 import pytest
 from conftest import ROOT
 
-from tabrt.cli import model_name
+from tabrt.commands.options import NetworkOptions
 from tabrt.engines.engine import MODELS
+from tabrt.errors import TabrtError
 from tabrt.network import TabConfig
 from tabrt.variants import DEFAULT_MODEL, DEFAULT_WIDTH, SHIPPED, WIDTHS, variant_name
 
@@ -22,7 +23,12 @@ def test_models_are_named_after_hourglasses_and_width():
 @pytest.mark.parametrize("width", list(WIDTHS))
 def test_every_width_is_a_network_and_knows_its_name(width: str):
     assert TabConfig.of_width(width).width == width
-    assert model_name(None, 2, width) == variant_name(2, width)
+    options, name = NetworkOptions(hourglasses=2, width=width), variant_name(2, width)
+    if name in SHIPPED:
+        assert options.model_name == name
+    else:
+        with pytest.raises(TabrtError, match=rf"no weights ship for --hourglasses 2 --width {width} \({name}\)"):
+            _ = options.model_name
 
 
 def test_what_ships_is_what_engines_offer():

@@ -6,17 +6,21 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from live_sources import ended, free_port, serve_film, wait, wait_for_port
+from live_sources import Opener, ScriptedCapture, ended, free_port, serve_film, wait, wait_for_port
 
 from tabrt.errors import TabrtError
 from tabrt.film.reading import open_film
-from tabrt.live.status import Controls
-from tabrt.live.window import AMBER, HELP, RED, Window, annotated, no_screen, press
+from tabrt.live.camera import LiveCamera
+from tabrt.live.run import Run
+from tabrt.live.status import Counts, State, Status
+from tabrt.live.window import AMBER, HELP, RED, Corner, Window, annotated, no_screen, press
 
 PROGRAM = Path(__file__).parent / "live_program.py"
 LIMIT = 120.0  # seconds that a test waits for something at most
@@ -30,51 +34,58 @@ needs_screen = pytest.mark.skipif(
 # ------------------------------------------------------------------------------------------------------------- keys
 
 
+RUNNING = Status(State.RUNNING)
+STALLED = Status(State.STALLED, "gone " * 40, counts=Counts(9, 0, 1, 30.0, 0.04, 0.04), recording=True, paused=True)
+
+
+def new_run() -> Run:
+    return Run(LiveCamera(Opener(ScriptedCapture([]))))
+
+
 def test_each_key_in_the_help_does_something():
     keys = {" " if line.startswith("space") else line[0] for line in HELP} | {chr(27)}
     assert keys == set("qsrbih \x1b")
     for key in keys:
-        controls = Controls()
-        press(ord(key), controls)
-        assert controls != Controls(), key
+        run, corner = new_run(), Corner()
+        before = run.refresh()
+        press(ord(key), run, corner)
+        assert (run.refresh(), corner) != (before, Corner()), key
 
 
 def test_keys():
-    controls = Controls()
+    run, corner = new_run(), Corner()
     for key in "rbhR":
-        press(ord(key), controls)
-    assert (controls.recording, controls.boundaries, controls.help) == (False, True, True)
-    press(ord(" "), controls)
-    press(ord("i"), controls)
-    press(ord("s"), controls)
-    assert controls.paused and controls.snapshot and not controls.numbers
-    before = Controls()
+        press(ord(key), run, corner)
+    status = run.refresh()
+    assert (status.recording, status.boundaries, corner.help) == (False, True, True)
+    press(ord(" "), run, corner)
+    press(ord("i"), run, corner)
+    press(ord("s"), run, corner)
+    assert run.refresh().paused and run.status.snapshots == 1 and not corner.numbers
+    run, corner = new_run(), Corner()
+    before = run.refresh()
     for key in (-1, 0, ord("x"), 255, 65361):
-        press(key, before)
-    assert before == Controls()
+        press(key, run, corner)
+    assert (run.refresh(), corner) == (before, Corner())
 
 
 def test_text_leaves_the_middle_of_the_picture_free():
     picture = np.full((480, 640, 3), 200, np.uint8)
-    everything = Controls(recording=True, recorded=75.0, paused=True, help=True)
-    everything.say("wrote /home/someone/" + "a long name " * 9)
-    written = annotated(
-        picture, everything, ("30.0 fps, latency 40 ms", "1 face, 0 dropped"), "Stalled: " + "gone " * 40
-    )
+    news = {"message": "wrote /home/someone/" + "a long name " * 9, "said": time.monotonic()}
+    written = annotated(picture, replace(STALLED, recorded=75.0, **news), Corner(help=True))
     assert (picture == 200).all()
     assert (written[50:250, 150:] == 200).all()
     assert (written[:4, :4] < 100).all() and (written[-4:, :4] < 100).all()
     red, amber = ((written == colour).all(axis=2) for colour in (RED, AMBER))
     assert red[:4, -4:].all() and not red[:, :560].any()
     assert amber[:4].any() and amber[300:].any()
-    assert (annotated(picture, Controls()) == picture).all()
+    assert (annotated(picture, RUNNING, Corner()) == picture).all()
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 3), (680, 450, 3), (1080, 1920, 3)])
 def test_text_fits_any_picture(shape):
-    controls = Controls(recording=True, paused=True, help=True)
-    controls.say("wrote " + "x" * 300)
-    written = annotated(np.full(shape, 200, np.uint8), controls, ("numbers",), "Stalled: " + "gone " * 40)
+    status = replace(STALLED, message="wrote " + "x" * 300, said=time.monotonic())
+    written = annotated(np.full(shape, 200, np.uint8), status, Corner(help=True))
     assert written.shape == shape
 
 
@@ -88,7 +99,7 @@ def test_without_a_screen_it_says_what_to_do(monkeypatch):
     monkeypatch.setenv("DISPLAY", ":4711")
     assert no_screen() == "DISPLAY=:4711 cannot be reached"
     with pytest.raises(TabrtError, match=r"DISPLAY=:4711 cannot be reached.*--serve.*--landmarks"):
-        Window("desk")
+        Window("desk", new_run())
 
 
 @pytest.fixture(scope="module")
@@ -122,16 +133,19 @@ def window_program(screen: str, loop: str):
     """A program that shows a window again and again, as `loop` says, and prints why it quit."""
     text = f"""
 import numpy as np
-from tabrt.live.status import Controls
+from tabrt.faces import Frame, Scene
+from tabrt.live.camera import LiveCamera
+from tabrt.live.run import Run
 from tabrt.live.window import Window
-window, controls, shown = Window("alone"), Controls(), 0
-while not controls.quit:
-    {loop}
-    shown += 1
-    if shown == 20:
-        print("shown", flush=True)
-window.close()
-print(controls.quit)
+run, shown = Run(LiveCamera(lambda: None)), 0
+run.note(reason="opening the camera")
+with Window("alone", run) as window:
+    while not run.refresh().quit:
+        {loop}
+        shown += 1
+        if shown == 20:
+            print("shown", flush=True)
+print(run.status.quit)
 """
     environment = os.environ | {"DISPLAY": screen, "PYTHONPATH": str(PROGRAM.parents[1])}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -226,14 +240,14 @@ def test_keys_in_a_real_window(screen, program, tmp_path):
 
 @needs_screen
 def test_closing_the_window_quits(screen):
-    with window_program(screen, "window.show(np.full((200, 300, 3), (40, 90, 200), np.uint8), controls)") as process:
+    with window_program(screen, "window(Scene(Frame(np.full((200, 300, 3), (40, 90, 200), np.uint8))))") as process:
         close_window(screen, int(xdotool(screen, "search", "--onlyvisible", "--name", "tabrt: ").split()[-1]))
         assert process.communicate(timeout=LIMIT) == ("the window was closed\n", "")
 
 
 @needs_screen
 def test_before_the_first_picture_it_says_so_and_heeds_keys(screen, tmp_path):
-    with window_program(screen, 'window.show(None, controls, (), "Starting: opening the camera")') as process:
+    with window_program(screen, "window.tick(None)") as process:
         wait(lambda: (screenshot(screen, tmp_path / "screen.png") == AMBER).all(axis=2).sum() > 500)
         key(screen, "Escape")
         assert process.communicate(timeout=LIMIT) == ("Esc was pressed\n", "")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from tabrt.faces import Scene
+from tabrt.errors import TabrtError
+from tabrt.faces import Layer, Scene
+from tabrt.sinks import Sink
 
 Item = TypeVar("Item")
 
@@ -20,18 +24,22 @@ SECONDS_BETWEEN_LINES = 10.0  # where there is no terminal to draw a bar on
 
 
 class Stopwatch:
-    """Seconds spent in each stage of the work, by name."""
+    """Seconds spent in each stage of the work, by name; those of a stage within another count for the inner one."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self._within = threading.local()  # seconds of the stages that ended within the present one
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start, outer = time.perf_counter(), getattr(self._within, "seconds", 0.0)
+        self._within.seconds = 0.0
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            passed = time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + passed - self._within.seconds
+            self._within.seconds = outer + passed
 
     def each(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
         """The items, with the time that each took to come counted under this name."""
@@ -43,9 +51,37 @@ class Stopwatch:
                 return
             yield item
 
+    def layer(self, name: str, layer: Layer) -> Layer:
+        """The layer of a picture, with its time counted under this name."""
 
-class Progress:
-    """A sink that shows frames/s, faces and time left on stderr: a bar on a terminal, else a line now and then."""
+        def timed(image: np.ndarray, scene: Scene) -> None:
+            with self.stage(name):
+                layer(image, scene)
+
+        return timed
+
+
+class Timed(Sink):
+    """A sink with its time counted under a name."""
+
+    def __init__(self, watch: Stopwatch, name: str, sink: Sink):
+        self._watch, self._name, self._sink = watch, name, sink
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return self._sink.notes
+
+    def __call__(self, scene: Scene) -> None:
+        with self._watch.stage(self._name):
+            self._sink(scene)
+
+    def close(self) -> None:
+        with self._watch.stage(self._name):
+            self._sink.close()
+
+
+class Progress(Sink):
+    """Shows frames/s, faces and time left on stderr: a bar on a terminal, else a line now and then."""
 
     def __init__(self, total: int | None = None):
         self.total = total
@@ -61,7 +97,7 @@ class Progress:
             self._bar.start()
         return self
 
-    def __exit__(self, *problem: object) -> None:
+    def close(self) -> None:
         if self._bar:
             self._bar.stop()
 
@@ -74,6 +110,15 @@ class Progress:
         elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             print(self._line(len(scene.faces)), file=sys.stderr, flush=True)
+
+    @contextmanager
+    def stated(self) -> Iterator[None]:
+        """Say with a problem how far the work had come."""
+        try:
+            yield
+        except TabrtError as problem:
+            done = f"{self.frames} frame{'' if self.frames == 1 else 's'}"
+            raise TabrtError(f"{problem} (stopped after {done})") from problem
 
     @property
     def elapsed(self) -> float:

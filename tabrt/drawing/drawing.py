@@ -23,4 +23,8 @@ class Drawing:
             image = scene.frame.image.copy()
             self.hide(image, scene)
             scene = replace(scene, frame=replace(scene.frame, image=image))
+        return self.over(scene)
+
+    def over(self, scene: Scene) -> Scene:
+        """A scene whose faces are hidden already, where they are to be, with these layers in place of its own."""
         return replace(scene, layers=self.layers)

@@ -1,4 +1,4 @@
-"""Live pictures that come for days: cameras, network streams and films played in real time, watched and reopened.
+"""Live pictures that come for days, whatever they come from: watched, and opened anew.
 
 A capture is read in a thread of its own, which keeps only the newest picture. When it stalls it is left to itself, for
 a driver may block in `read()` for ever, and opened anew: first after one second, then after two, four … thirty.
@@ -6,58 +6,27 @@ a driver may block in `read()` for ever, and opened anew: first after one second
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import re
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from enum import StrEnum
-from pathlib import Path
 from typing import Protocol
-from urllib.parse import unquote, urlsplit
 
-import av
 import cv2
 import numpy as np
-from av.error import FFmpegError
 
 from tabrt.ahead import ahead
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame
 from tabrt.film.pictures import fit
-from tabrt.film.reading import MAX_PIXELS, MAX_SIDE, open_film
-from tabrt.live.devices import cameras
+from tabrt.live.status import State
 
-SCHEMES = ("rtsp", "rtsps", "http", "https", "udp", "tcp", "rtp", "srt", "rtmp")
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before each attempt to reopen; the last one again and again
 MAX_STUCK = 4  # abandoned readers that may hang at once
-LIVE_OPTIONS = {  # nothing is held back, and a playlist may not name a local file
-    "fflags": "nobuffer",
-    "flags": "low_delay",
-    "max_delay": "100000",  # microseconds
-    "analyzeduration": "1000000",  # microseconds
-    "probesize": "1000000",
-    "rtsp_transport": "tcp",
-    "max_pixels": str(MAX_PIXELS),
-    "protocol_whitelist": "http,https,tls,tcp,udp,rtp,rtsp,rtsps,rtmp,srt,crypto,httpproxy",
-}
 
 log = logging.getLogger("tabrt")
-
-
-class State(StrEnum):
-    """How a live source is. Stalled: waiting before the next attempt; Reconnecting: being opened anew."""
-
-    STARTING = "Starting"
-    RUNNING = "Running"
-    STALLED = "Stalled"
-    RECONNECTING = "Reconnecting"
-    STOPPED = "Stopped"
 
 
 class Capture(Protocol):
@@ -100,7 +69,7 @@ class LiveCamera:
         tick: float = 0.1,
     ):
         self.name = name
-        self.state, self.reason = State.STARTING, ""
+        self.condition = State.STARTING, ""  # the state and its reason, together: other threads look
         self.size: tuple[int, int] | None = None  # width, height
         self.rate: float | None = None
         self.openings = 0
@@ -112,6 +81,15 @@ class LiveCamera:
         self._pictures = 0
         self._failures = 0  # since the picture last changed
         self._sample: np.ndarray | None = None
+
+    @property
+    def state(self) -> State:
+        return self.condition[0]
+
+    @property
+    def reason(self) -> str:
+        """Why it is in this state."""
+        return self.condition[1]
 
     def stop(self, reason: str = "") -> None:
         """Let the source go. Iterating ends within a tick, even while a read is stuck. reason: for the log."""
@@ -216,7 +194,7 @@ class LiveCamera:
         self._enter(State.STOPPED, self._why)
 
     def _enter(self, state: State, reason: str) -> None:
-        self.state, self.reason = state, reason
+        self.condition = state, reason
         troubled = state in (State.STALLED, State.RECONNECTING)
         log.log(logging.WARNING if troubled else logging.INFO, "%s: %s", state, reason)
 
@@ -267,251 +245,3 @@ class _Reader:
 
 class _Ended(Exception):
     """No more pictures come; says why, or nothing where a film has come to its end."""
-
-
-# ---------------------------------------------------------------------------------------------------------- sources
-
-
-def live_camera(
-    source: str | int, size: tuple[int, int] | None = None, fps: float | None = None, **watching
-) -> LiveCamera:
-    """The camera of this index, name or path; or the stream or film of this address or file.
-
-    size: width and height, and fps, are asked of a camera, which gives the nearest it can. watching: what LiveCamera
-    takes. Raises TabrtError for a source that cannot be one; other problems show when it is iterated over.
-    """
-    source = _local(str(source))
-    if not _is_device(source) and (size or fps):
-        raise TabrtError("--size and --fps are for cameras; a stream or film comes as it is: leave them out")
-    if _is_device(source):
-        find_device(source)
-    stall, patience = watching.get("stall", 2.0), watching.get("patience", 10.0)
-
-    def open_capture() -> Capture:
-        if _scheme(source):
-            return open_stream(source, patience, stall)
-        if os.path.isfile(source):
-            return FilmCapture(source)
-        return DeviceCapture(find_device(source), size, fps)
-
-    return LiveCamera(open_capture, shown(source), **watching)
-
-
-def _local(source: str) -> str:
-    """The path behind a file URL; anything else as it is."""
-    if not source.lower().startswith("file://"):
-        return source
-    path = unquote(urlsplit(source).path)
-    if not os.path.isfile(path):
-        raise TabrtError(f"there is no film {path}; check the address")
-    return path
-
-
-def shown(source: str) -> str:
-    """The source without the user name and password an address may carry."""
-    return re.sub(r"(?<=://)[^/]*@", "", source)
-
-
-def _scheme(source: str) -> str | None:
-    """The scheme of an address; None for anything else. Raises TabrtError for one that is not read."""
-    found = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]*)://", source)
-    if not found:
-        return None
-    scheme = found[1].lower()
-    if scheme not in SCHEMES:
-        raise TabrtError(f"{shown(source)} cannot be read live; use {', '.join(SCHEMES)}, or the path of a film")
-    return scheme
-
-
-def _is_device(source: str) -> bool:
-    return _scheme(source) is None and not os.path.isfile(source)
-
-
-def find_device(source: str) -> str | int:
-    """What to open for a camera's index, path or (part of a) name. Raises TabrtError, listing the cameras there are."""
-    if source.isdecimal() and sys.platform != "linux":
-        return int(source)
-    path = f"/dev/video{source}" if source.isdecimal() else source
-    if os.path.exists(path) and not os.path.isdir(path):
-        return os.path.realpath(path)  # a stable path leads elsewhere once it is plugged in anew
-    named = [camera for camera in cameras() if source.lower() in camera.name.lower()]
-    if len(named) == 1 and not source.isdecimal():
-        return named[0].path
-    problem = (
-        f"{len(named)} cameras are called {source}"
-        if len(named) > 1
-        else f"there is no camera, film or address {source}"
-    )
-    raise TabrtError(f"{problem}; {_camera_list()}")
-
-
-def _camera_list() -> str:
-    found = [f"{camera.path} ({camera.name}{_stable(camera.stable_path)})" for camera in cameras()]
-    if not found:
-        return "no camera is plugged in: give an address or a film with --camera"
-    return f"the cameras here: {', '.join(found)}"
-
-
-def _stable(path: str | None) -> str:
-    return f", {path}" if path else ""
-
-
-class DeviceCapture:
-    """A camera of this machine through OpenCV, with the smallest buffer its driver allows."""
-
-    live = True
-
-    def __init__(self, device: str | int, size: tuple[int, int] | None = None, fps: float | None = None):
-        self._device = device
-        _check_device(device)
-        backend = cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY
-        with _quiet_opencv():
-            self._capture = cv2.VideoCapture(device, backend)
-            if not self._capture.isOpened():
-                raise TabrtError(self._no_pictures())
-            set_up(self._capture, size, fps)
-        self.rate = self._capture.get(cv2.CAP_PROP_FPS) or None
-
-    def read(self) -> np.ndarray:
-        came, image = self._capture.read()
-        if not came:
-            raise TabrtError(self._no_pictures())
-        return image if image.ndim == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
-
-    def close(self) -> None:
-        self._capture.release()
-
-    def _no_pictures(self) -> str:
-        return f"camera {self._device} gives no pictures; close the program that uses it, or plug it in again"
-
-
-def _check_device(device: str | int) -> None:
-    if isinstance(device, int):
-        return
-    try:
-        os.close(os.open(device, os.O_RDWR | os.O_NONBLOCK))
-    except PermissionError:
-        raise TabrtError(
-            f"camera {device} may not be opened; add yourself to the group video, and log in again"
-        ) from None
-    except OSError as problem:
-        raise TabrtError(
-            f"camera {device} cannot be opened ({problem.strerror}); close the program that uses it"
-        ) from None
-
-
-def set_up(capture: cv2.VideoCapture, size: tuple[int, int] | None, fps: float | None) -> None:
-    """Ask for size, rate and one buffer; for MJPEG where it brings at least twice the rate."""
-    capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
-    _ask(capture, size, fps)
-    plain, plain_rate = capture.get(cv2.CAP_PROP_FOURCC), capture.get(cv2.CAP_PROP_FPS)
-    plain_width = capture.get(cv2.CAP_PROP_FRAME_WIDTH)
-    capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
-    _ask(capture, size, fps)
-    larger = capture.get(cv2.CAP_PROP_FRAME_WIDTH) > plain_width
-    if not larger and capture.get(cv2.CAP_PROP_FPS) < 2 * plain_rate:
-        capture.set(cv2.CAP_PROP_FOURCC, plain)
-        _ask(capture, size, fps)
-
-
-def _ask(capture: cv2.VideoCapture, size: tuple[int, int] | None, fps: float | None) -> None:
-    if size:
-        capture.set(cv2.CAP_PROP_FRAME_WIDTH, size[0])
-        capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size[1])
-    if fps:
-        capture.set(cv2.CAP_PROP_FPS, fps)
-
-
-@contextlib.contextmanager
-def _quiet_opencv() -> Iterator[None]:
-    """OpenCV's own warnings say less than ours."""
-    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        yield
-    finally:
-        cv2.utils.logging.setLogLevel(level)
-
-
-class FilmCapture:
-    """A film file played in real time, as if it came from a camera, once."""
-
-    live = False
-
-    def __init__(self, source: str | Path):
-        self._film = open_film(source)
-        self._frames = iter(self._film)
-        self._began: float | None = None
-        self.rate = float(self._film.rate)
-
-    def read(self) -> np.ndarray | None:
-        frame = next(self._frames, None)
-        if frame is None:
-            return None
-        self._began = time.monotonic() - frame.time if self._began is None else self._began
-        time.sleep(max(0.0, self._began + frame.time - time.monotonic()))
-        return frame.image
-
-    def close(self) -> None:
-        self._film.close()
-
-
-def open_stream(url: str, patience: float, stall: float) -> Capture:
-    """The stream of an address; a film that lies on a web server is played in real time. Raises TabrtError."""
-    try:
-        container = av.open(url, options=LIVE_OPTIONS, timeout=(patience, max(stall, 1.0)))
-    except (FFmpegError, OSError, ValueError) as problem:
-        raise TabrtError(f"cannot open {shown(url)} ({_reason(problem)}); check the address and the network") from None
-    if container.duration and _scheme(url) in ("http", "https"):  # cameras may name a duration in RTSP, and go on
-        container.close()
-        return FilmCapture(url)
-    try:
-        return StreamCapture(container, shown(url))
-    except BaseException:
-        container.close()
-        raise
-
-
-class StreamCapture:
-    """A network stream, decoded as it comes."""
-
-    live = True
-
-    def __init__(self, container: av.container.InputContainer, name: str):
-        self._container, self._name = container, name
-        if not container.streams.video:
-            raise TabrtError(f"{name} carries no pictures; check the address")
-        self._stream = container.streams.video[0]
-        self._stream.thread_type = "SLICE"  # frame threads would each hold a picture back
-        rate = self._stream.average_rate or self._stream.guessed_rate
-        self.rate = float(rate) if rate and 1 <= rate <= 1000 else None
-        self._images = self._decode()
-
-    def read(self) -> np.ndarray | None:
-        return next(self._images, None)
-
-    def close(self) -> None:
-        self._container.close()
-
-    def _decode(self) -> Iterator[np.ndarray]:
-        try:
-            for packet in self._container.demux(self._stream):
-                for picture in self._pictures(packet):
-                    if 0 < picture.width <= MAX_SIDE and 0 < picture.height <= MAX_SIDE:
-                        yield picture.to_ndarray(format="bgr24")
-        except (FFmpegError, OSError) as problem:
-            raise TabrtError(f"{self._name} stopped sending ({_reason(problem)}); check the network") from None
-
-    def _pictures(self, packet: av.Packet) -> list[av.VideoFrame]:
-        try:
-            return packet.decode()
-        except av.error.EOFError:
-            return []
-        except FFmpegError:  # damaged on its way, or joined in the middle
-            return []
-
-
-def _reason(problem: Exception) -> str:
-    if isinstance(problem, av.error.ExitError):  # how a timeout shows
-        return "nothing came in time"
-    text = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
-    return text.splitlines()[0][:200]

@@ -1,4 +1,4 @@
-"""The live picture as a web page: one WebSocket message a frame, drawn on a canvas in the browser.
+"""The live picture as a web page: one WebSocket message a frame, shown on a canvas in the browser.
 
 A message is the length of its JSON (4 bytes, big-endian), the JSON, and the picture as JPEG, empty where there is no
 new one. A viewer answers each with "next", and has at most CREDIT messages on their way, so that a slow viewer sees
@@ -17,18 +17,18 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import cv2
 import numpy as np
 
+from tabrt.drawing import PALETTE
 from tabrt.errors import TabrtError, install_extra
-from tabrt.faces import Scene
-from tabrt.live.camera import LiveCamera
-from tabrt.live.status import Controls, Numbers
-from tabrt.topology import Topology
+from tabrt.faces import Face, Scene
+from tabrt.live.run import Run, Wish
+from tabrt.live.status import Status
+from tabrt.sinks import Sink
 
 try:
     import uvicorn
@@ -70,23 +70,24 @@ class Feed:
             viewer.set()
 
 
-class Server:
+class Page(Sink):
     """The page at `url`, served from a thread of its own.
 
     host: 127.0.0.1 needs no token; any other does: the one in TABRT_TOKEN, or a new one, which is part of `url`.
     port: 0 for any free one. Raises TabrtError for a port that is taken, or packages that are missing.
     """
 
-    def __init__(self, host: str, port: int, controls: Controls, about: Callable[[], dict]):
-        self._feed = Feed()
-        self._controls = controls
+    def __init__(self, host: str, port: int, run: Run, about: dict):
+        self._feed, self._run = Feed(), run
+        self._shown: Scene | None = None
         token = os.environ.get(TOKEN_VARIABLE) or (None if is_loopback(host) else secrets.token_urlsafe(16))
         self._socket = _listen(host, port)
         self.port = self._socket.getsockname()[1]
-        named = socket.gethostname() if host in EVERYWHERE else f"[{host}]" if ":" in host else host
+        named = _own_address(host) if host in EVERYWHERE else host
+        named = f"[{named}]" if ":" in named else named
         self.url = f"http://{named}:{self.port}/" + (f"?token={token}" if token else "")
         config = uvicorn.Config(
-            guarded(_application(self._feed, controls, about), token, host),
+            guarded(_application(self._feed, run, about), token, host),
             log_level="critical",
             access_log=False,
             lifespan="off",
@@ -95,17 +96,24 @@ class Server:
             timeout_graceful_shutdown=1,
         )
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._run, name="tabrt-serve", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="tabrt-serve", daemon=True)
         self._thread.start()
 
     @property
     def viewers(self) -> int:
         return len(self._feed.viewers)
 
-    def publish(self, scene: Scene | None, numbers: Numbers, camera: LiveCamera) -> None:
-        """Send a scene, or only the numbers where it is None, to whoever watches."""
+    def __call__(self, scene: Scene) -> None:
+        self._publish(scene)
+
+    def tick(self, last: Scene | None) -> None:
+        """Whoever watches sees the state; and the picture again where another one is shown now."""
+        self._publish(last if last is not self._shown else None)
+
+    def _publish(self, scene: Scene | None) -> None:
+        self._shown = scene or self._shown
         if self.viewers:
-            self._feed.publish(message(scene, numbers, camera, self._controls))
+            self._feed.publish(message(scene, self._run.status))
 
     def close(self) -> None:
         self._server.should_exit = True
@@ -113,7 +121,7 @@ class Server:
         self._thread.join(0.7)
         self._socket.close()
 
-    def _run(self) -> None:
+    def _serve(self) -> None:
         async def serve() -> None:
             self._feed.loop = asyncio.get_running_loop()
             await self._server.serve(sockets=[self._socket])
@@ -132,6 +140,17 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _own_address(host: str) -> str:
+    """The address under which others reach a server that listens everywhere: a telephone cannot look up a host name."""
+    family, far = (socket.AF_INET6, "2001:db8::1") if ":" in host else (socket.AF_INET, "192.0.2.1")
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((far, 9))  # an address of no machine; UDP sends nothing by connecting
+            return probe.getsockname()[0]
+        except OSError:
+            return "::1" if ":" in host else "127.0.0.1"  # no network is up
+
+
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
@@ -141,23 +160,24 @@ def _listen(host: str, port: int) -> socket.socket:
         raise TabrtError(f"{host}:{port} cannot be served ({reason}); choose another --serve port or --host") from None
 
 
-def message(scene: Scene | None, numbers: Numbers, camera: LiveCamera, controls: Controls) -> bytes:
+def message(scene: Scene | None, status: Status) -> bytes:
     """One message for the page."""
+    counts = status.counts
     row = {
-        "state": camera.state,
-        "reason": camera.reason,
-        "fps": round(numbers.fps, 1),
-        "latency": _milliseconds(numbers.recent_latency(0.5)),
-        "latency95": _milliseconds(numbers.recent_latency(0.95)),
-        "dropped": numbers.dropped,
-        "recording": controls.recording,
-        "recorded": int(controls.recorded),
-        "message": controls.message,
+        "state": status.state,
+        "reason": status.reason,
+        "fps": round(counts.fps, 1),
+        "latency": _milliseconds(counts.latency),
+        "latency95": _milliseconds(counts.latency95),
+        "dropped": counts.dropped,
+        "recording": status.recording,
+        "recorded": int(status.recorded),
+        "message": status.message,
     }
     picture = b""
     if scene is not None:
         row |= {"frame": scene.frame.index, "faces": [_face(face) for face in scene.faces]}
-        picture = cv2.imencode(".jpg", scene.frame.image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+        picture = cv2.imencode(".jpg", scene.picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
     text = json.dumps(row, separators=(",", ":")).encode()
     return len(text).to_bytes(4, "big") + text + picture
 
@@ -166,33 +186,20 @@ def _milliseconds(seconds: float) -> int | None:
     return None if math.isnan(seconds) else round(1000 * seconds)
 
 
-def _face(face) -> dict:
-    return {
-        "id": face.id,
-        "confidence": _rounded(face.confidence, 2),
-        "points": _rounded(face.points, 1),
-    }
+def _face(face: Face) -> dict:
+    return {"id": face.id, "confidence": round(float(np.nan_to_num(face.confidence).mean()), 2)}
 
 
-def _rounded(values: np.ndarray, decimals: int) -> list:
-    return np.nan_to_num(np.asarray(values, np.float64)).round(decimals).tolist()
-
-
-def about(name: str, model: str, engine: str, topology: Topology, colours: tuple) -> dict:
-    """What a viewer is told first: names, and the lines to draw. colours: BGR, by id."""
-    return {
-        "source": name,
-        "model": model,
-        "engine": engine,
-        "lines": [list(line) for line in topology.boundaries.values()],
-        "colours": ["#{2:02x}{1:02x}{0:02x}".format(*colour) for colour in colours],
-    }
+def about(name: str, model: str, engine: str) -> dict:
+    """What a viewer is told first: names, and the colour of each id."""
+    colours = ["#{2:02x}{1:02x}{0:02x}".format(*colour) for colour in PALETTE]
+    return {"source": name, "model": model, "engine": engine, "colours": colours}
 
 
 # ----------------------------------------------------------------------------------------------------- web application
 
 
-def _application(feed: Feed, controls: Controls, about: Callable[[], dict]) -> Starlette:
+def _application(feed: Feed, run: Run, about: dict) -> Starlette:
     page = PAGE.read_text(encoding="utf-8")
 
     async def index(_request: Request) -> Response:
@@ -200,7 +207,7 @@ def _application(feed: Feed, controls: Controls, about: Callable[[], dict]) -> S
         return HTMLResponse(page.replace("{{nonce}}", nonce), headers=_page_headers(nonce))
 
     async def stream(websocket: WebSocket) -> None:
-        await _watch(websocket, feed, controls, about)
+        await _watch(websocket, feed, run, about)
 
     return Starlette(routes=[Route("/", index), WebSocketRoute("/stream", stream)])
 
@@ -219,8 +226,8 @@ def _page_headers(nonce: str) -> dict[str, str]:
     }
 
 
-async def _watch(websocket: WebSocket, feed: Feed, controls: Controls, about: Callable[[], dict]) -> None:
-    """Send frames to one viewer, and heed what it asks for, until it leaves."""
+async def _watch(websocket: WebSocket, feed: Feed, run: Run, about: dict) -> None:
+    """Send frames to one viewer, and take what it asks for, until it leaves."""
     await websocket.accept()
     if len(feed.viewers) >= MOST_VIEWERS:
         await websocket.close(1013, "too many viewers")
@@ -229,7 +236,7 @@ async def _watch(websocket: WebSocket, feed: Feed, controls: Controls, about: Ca
     feed.viewers.add(news)
     tasks = [
         asyncio.create_task(_send(websocket, feed, news, credit, about)),
-        asyncio.create_task(_heed(websocket, credit, controls)),
+        asyncio.create_task(_receive(websocket, credit, run)),
     ]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -241,10 +248,10 @@ async def _watch(websocket: WebSocket, feed: Feed, controls: Controls, about: Ca
 
 
 async def _send(
-    websocket: WebSocket, feed: Feed, news: asyncio.Event, credit: asyncio.BoundedSemaphore, about: Callable[[], dict]
+    websocket: WebSocket, feed: Feed, news: asyncio.Event, credit: asyncio.BoundedSemaphore, about: dict
 ) -> None:
     with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-        await websocket.send_text(json.dumps(about()))
+        await websocket.send_text(json.dumps(about))
         while True:
             await credit.acquire()
             await news.wait()
@@ -252,7 +259,7 @@ async def _send(
             await websocket.send_bytes(feed.message)
 
 
-async def _heed(websocket: WebSocket, credit: asyncio.BoundedSemaphore, controls: Controls) -> None:
+async def _receive(websocket: WebSocket, credit: asyncio.BoundedSemaphore, run: Run) -> None:
     with contextlib.suppress(
         WebSocketDisconnect, RuntimeError, KeyError, ValueError
     ):  # ValueError: one "next" too many
@@ -261,9 +268,9 @@ async def _heed(websocket: WebSocket, credit: asyncio.BoundedSemaphore, controls
             if word == "next":
                 credit.release()
             elif word in ("record", "stop"):  # not a switch, which two viewers might press at once
-                controls.recording = word == "record"
+                run.ask(Wish("record", on=word == "record"))
             elif word == "snapshot":
-                controls.snapshot = True
+                run.ask(Wish("snapshot"))
 
 
 def guarded(application, token: str | None, host: str):

@@ -1,4 +1,4 @@
-"""What a live run knows of itself: the numbers it shows, and what the people watching it asked for."""
+"""What a live run says of itself: a frozen value at each moment, made of its state and its counts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 
 import numpy as np
 
@@ -17,29 +18,60 @@ FRESH = 4.0  # seconds that a message stays on the screen
 RECENT = 3.0  # seconds behind the numbers on the screen
 
 
-@dataclass
-class Controls:
-    """What was asked for by keys, by the page or by a signal. The live loop looks at it at each frame and tick."""
+class State(StrEnum):
+    """How a live source is. Stalled: waiting before the next attempt; Reconnecting: being opened anew."""
 
+    STARTING = "Starting"
+    RUNNING = "Running"
+    STALLED = "Stalled"
+    RECONNECTING = "Reconnecting"
+    STOPPED = "Stopped"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Counts of a live run until now; rates and latencies are of its last seconds."""
+
+    frames: int = 0
+    dropped: int = 0
+    faces: int = 0  # in the last frame
+    fps: float = 0.0  # frames shown a second; 0 while none are
+    latency: float = math.nan  # seconds from captured to shown, median; NaN while none are
+    latency95: float = math.nan  # within which 95 % were shown
+
+    def lines(self) -> tuple[str, str]:
+        """For the corner of the window."""
+        latency = f", latency {1000 * self.latency:.0f} ms (95 %: {1000 * self.latency95:.0f} ms)" if self.fps else ""
+        return f"{self.fps:.1f} fps{latency}", f"{self.faces} face{_s(self.faces)}, {self.dropped} dropped"
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a live run is at one moment."""
+
+    state: State = State.STARTING
+    reason: str = ""  # for the state
+    reconnections: int = 0
+    counts: Counts = field(default_factory=Counts)
     paused: bool = False
+    boundaries: bool = False
     recording: bool = False
     recorded: float = 0.0  # seconds in the film being written
-    snapshot: bool = False
-    boundaries: bool = False
-    numbers: bool = True
-    help: bool = False
+    snapshots: int = 0  # asked for so far
     quit: str = ""  # why, once it is asked for
     signal: int = 0  # that quit was asked for by
     message: str = ""  # of the last file written, or the last problem
     said: float = -math.inf  # monotonic time of the message
 
-    def say(self, message: str) -> None:
-        self.message, self.said = message, time.monotonic()
-
     @property
     def news(self) -> str:
         """The message, while it is fresh."""
         return self.message if time.monotonic() - self.said < FRESH else ""
+
+    @property
+    def trouble(self) -> str:
+        """Why no new pictures come; nothing while they do."""
+        return "" if self.state is State.RUNNING else f"{self.state}: {self.reason}"
 
 
 class Numbers:
@@ -76,36 +108,26 @@ class Numbers:
         """Note a scene that nobody asked for, as while paused: neither shown nor dropped."""
         self._last_index = scene.frame.index
 
+    def now(self) -> Counts:
+        since = self._clock() - RECENT
+        while self._recent and self._recent[0][0] <= since:
+            self._recent.popleft()
+        if not self._recent:
+            return Counts(self.frames, self.dropped, self.faces)
+        seconds = self._recent[-1][0] - self._recent[0][0]
+        fps = (len(self._recent) - 1) / max(seconds, 1e-6) if len(self._recent) > 1 else 0.0
+        median, most = np.quantile([latency for _, latency in self._recent], (0.5, 0.95)).tolist()
+        return Counts(self.frames, self.dropped, self.faces, fps, median, most)
+
     @property
     def seconds(self) -> float:
         """From the first frame shown to the last."""
         return self._ended - self._began if self._began is not None else 0.0
 
-    @property
-    def fps(self) -> float:
-        """Frames shown a second, lately; 0 while none are."""
-        times = [shown for shown, _ in self._lately()]
-        return (len(times) - 1) / max(times[-1] - times[0], 1e-6) if len(times) > 1 else 0.0
-
-    def recent_latency(self, share: float) -> float:
-        """Seconds within which this share of the latest frames was shown; NaN while none are."""
-        latencies = [latency for _, latency in self._lately()]
-        return float(np.quantile(latencies, share)) if latencies else math.nan
-
-    def _lately(self) -> list[tuple[float, float]]:
-        since = self._clock() - RECENT
-        return [each for each in list(self._recent) if each[0] > since]  # a copy: other threads ask, too
-
     def latency(self, share: float) -> float:
         """Seconds within which this share of all frames was shown, to 1 ms."""
         total = self._latencies.cumsum()
         return float(np.searchsorted(total, share * total[-1])) / 1000 if total[-1] else 0.0
-
-    def lines(self) -> tuple[str, str]:
-        """For the corner of the window."""
-        median, most = 1000 * self.recent_latency(0.5), 1000 * self.recent_latency(0.95)
-        latency = f", latency {median:.0f} ms (95 %: {most:.0f} ms)" if self.fps else ""
-        return f"{self.fps:.1f} fps{latency}", f"{self.faces} face{_s(self.faces)}, {self.dropped} dropped"
 
     def summary(self) -> str:
         """The whole run in one line."""

@@ -7,13 +7,17 @@ import os
 import sys
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
 import numpy as np
 
 from tabrt.errors import TabrtError
-from tabrt.live.status import Controls
+from tabrt.faces import Scene
+from tabrt.live.run import Run, Wish
+from tabrt.live.status import Status
+from tabrt.sinks import Sink
 
 HELP = (
     "q, Esc\tquit",
@@ -30,25 +34,37 @@ EMPTY_SIZE = 640, 360  # px, before the first picture
 RED, AMBER, WHITE = (52, 44, 190), (0, 120, 200), (255, 255, 255)  # BGR
 
 
-def press(key: int, controls: Controls) -> None:
+@dataclass
+class Corner:
+    """What a viewer of the window has switched on in it."""
+
+    numbers: bool = True
+    help: bool = False
+
+
+def press(key: int, run: Run, corner: Corner) -> None:
     """Do what a key stands for; -1 and keys that stand for nothing do nothing."""
     letter = chr(key).lower() if 0 <= key < 128 else ""
     if letter == "q" or key == ESCAPE:
-        controls.quit = "Esc was pressed" if key == ESCAPE else "q was pressed"
-    elif letter == "s":
-        controls.snapshot = True
-    elif letter in _SWITCHES:
-        name = _SWITCHES[letter]
-        setattr(controls, name, not getattr(controls, name))
+        run.ask(Wish("quit", why="Esc was pressed" if key == ESCAPE else "q was pressed"))
+    elif letter == "i":
+        corner.numbers = not corner.numbers
+    elif letter == "h":
+        corner.help = not corner.help
+    elif letter in _WISHES:
+        run.ask(_WISHES[letter])
 
 
-_SWITCHES = {" ": "paused", "r": "recording", "b": "boundaries", "i": "numbers", "h": "help"}
+_WISHES = {" ": Wish("pause"), "r": Wish("record"), "b": Wish("boundaries"), "s": Wish("snapshot")}
 
 
-class Window:
-    """A resizable window. Raises TabrtError where there is no screen: without this check the program would abort."""
+class Window(Sink):
+    """A resizable window with the run's picture. It opens at once, and may wait for the first scene.
 
-    def __init__(self, title: str):
+    Raises TabrtError where there is no screen: without this check the program would abort.
+    """
+
+    def __init__(self, title: str, run: Run):
         problem = no_screen()
         if problem:
             raise TabrtError(
@@ -58,31 +74,29 @@ class Window:
         # Qt complains of fonts that this window does not use.
         os.environ.setdefault("QT_LOGGING_RULES", "*.warning=false")
         self._title = f"tabrt: {title}"
-        self._picture: np.ndarray | None = None
+        self._run, self._corner = run, Corner()
         self._sized = False
         cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
         cv2.resizeWindow(self._title, *EMPTY_SIZE)
+        self.tick(None)
 
-    def show(
-        self, picture: np.ndarray | None, controls: Controls, numbers: tuple[str, ...] = (), trouble: str = ""
-    ) -> None:
-        """Show picture uint8 (H, W, 3) BGR, or the last one again where it is None, and heed the keys.
+    def __call__(self, scene: Scene) -> None:
+        self._size(scene.picture)
+        self._show(scene.picture)
 
-        numbers: lines for its corner. trouble: why there are no new pictures.
-        """
-        if picture is not None:
-            self._picture = picture
-            self._size(picture)
-        shown = np.zeros((*EMPTY_SIZE[::-1], 3), np.uint8) if self._picture is None else self._picture
-        cv2.imshow(self._title, annotated(shown, controls, numbers, trouble))
-        while (key := cv2.waitKey(1)) != -1:  # all that were pressed since the last frame
-            press(key, controls)
-        if self._closed():
-            controls.quit = controls.quit or "the window was closed"
+    def tick(self, last: Scene | None) -> None:
+        self._show(np.zeros((*EMPTY_SIZE[::-1], 3), np.uint8) if last is None else last.picture)
 
     def close(self) -> None:
         cv2.destroyAllWindows()
         cv2.waitKey(1)
+
+    def _show(self, picture: np.ndarray) -> None:
+        cv2.imshow(self._title, annotated(picture, self._run.status, self._corner))
+        while (key := cv2.waitKey(1)) != -1:  # all that were pressed since the last frame
+            press(key, self._run, self._corner)
+        if self._closed():
+            self._run.ask(Wish("quit", why="the window was closed"))
 
     def _size(self, picture: np.ndarray) -> None:
         if not self._sized:
@@ -97,23 +111,23 @@ class Window:
             return True
 
 
-def annotated(picture: np.ndarray, controls: Controls, numbers: tuple[str, ...] = (), trouble: str = "") -> np.ndarray:
+def annotated(picture: np.ndarray, status: Status, corner: Corner) -> np.ndarray:
     """A copy of the picture with small plates of text on it, which leave its middle free.
 
     Numbers are top left, what is on (recording, pause) top right, help, trouble and news bottom left.
     """
     picture = picture.copy()
     text = _Text(picture)
-    text.plate(numbers)
+    text.plate(status.counts.lines() if corner.numbers and status.counts.frames else ())
     right, bottom = picture.shape[1], picture.shape[0]
-    if controls.recording:
-        minutes, seconds = divmod(int(controls.recorded), 60)
+    if status.recording:
+        minutes, seconds = divmod(int(status.recorded), 60)
         right -= text.plate([f"REC {minutes}:{seconds:02}"], right=right, colour=RED)[0]
-    if controls.paused:
+    if status.paused:
         text.plate(["PAUSED"], right=right, colour=AMBER)
-    bottom -= text.plate(text.wrapped(controls.news), bottom=bottom)[1]
-    bottom -= text.plate(text.wrapped(trouble), bottom=bottom, colour=AMBER)[1]
-    text.plate(HELP if controls.help else (), bottom=bottom)
+    bottom -= text.plate(text.wrapped(status.news), bottom=bottom)[1]
+    bottom -= text.plate(text.wrapped(status.trouble), bottom=bottom, colour=AMBER)[1]
+    text.plate(HELP if corner.help else (), bottom=bottom)
     return picture
 
 

@@ -20,6 +20,10 @@ class FilmSink(Sink):
     def __init__(self, writer: FilmWriter):
         self._writer = writer
 
+    @property
+    def notes(self) -> Sequence[str]:
+        return self._writer.notes
+
     def __call__(self, scene: Scene) -> None:
         self._writer.write(scene.picture, scene.frame.time)
 

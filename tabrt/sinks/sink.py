@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Self
 
 from tabrt.faces import Scene
 
@@ -15,6 +16,11 @@ class Sink(ABC):
     of its methods, for what ends the run.
     """
 
+    @property
+    def notes(self) -> Sequence[str]:
+        """What there is to tell at the end, a line each."""
+        return ()
+
     @abstractmethod
     def __call__(self, scene: Scene) -> None:
         """Draw, write or send a scene."""
@@ -25,7 +31,7 @@ class Sink(ABC):
     def close(self) -> None:  # noqa: B027  many hold nothing
         """Finish what was written, and let go of what is held."""
 
-    def __enter__(self) -> Sink:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_problem: object) -> None:
@@ -38,6 +44,10 @@ class MadeLate(Sink):
     def __init__(self, make: Callable[[Scene], Sink]):
         self._make = make
         self._sink: Sink | None = None
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return self._sink.notes if self._sink is not None else ()
 
     def __call__(self, scene: Scene) -> None:
         if self._sink is None:

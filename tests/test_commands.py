@@ -12,14 +12,17 @@ import numpy as np
 import pytest
 from conftest import CLIP
 
-from tabrt.commands import app
+from tabrt.commands.demo import contact_sheet, demo
+from tabrt.commands.image import image
+from tabrt.commands.options import DemoOptions, ImageOptions
 from tabrt.commands.progress import Progress, Stopwatch, totals, where_time_went
 from tabrt.errors import TabrtError
 from tabrt.faces import Face, Frame, Scene
+from tabrt.files import check_outputs
 from tabrt.film.reading import open_film
 from tabrt.geometry import Box
 from tabrt.live.devices import Camera, cameras
-from tabrt.sinks.records import read_landmarks
+from tabrt.sinks import read_landmarks, write_image
 
 
 def small(picture: np.ndarray) -> np.ndarray:
@@ -41,21 +44,21 @@ def test_an_output_that_is_an_input_is_refused_by_any_of_its_names(tmp_path: Pat
     (tmp_path / "soft.mp4").symlink_to(film)
     for name in ("in.mp4", "hard.mp4", "soft.mp4", "../" + tmp_path.name + "/in.mp4"):
         with pytest.raises(TabrtError, match="already"):
-            app.check_outputs([film], tmp_path / name)
+            check_outputs([film], tmp_path / name)
 
 
 def test_two_outputs_of_one_name_are_refused(tmp_path: Path):
     with pytest.raises(TabrtError, match="already"):
-        app.check_outputs(["in.mp4"], tmp_path / "a.csv", tmp_path / "a.csv")
+        check_outputs(["in.mp4"], tmp_path / "a.csv", tmp_path / "a.csv")
 
 
 def test_standard_output_and_new_files_pass(tmp_path: Path):
-    app.check_outputs(["-"], None, "-", tmp_path / "a.mp4", tmp_path / "b.csv")
+    check_outputs(["-"], None, "-", tmp_path / "a.mp4", tmp_path / "b.csv")
 
 
 def test_a_missing_folder_is_named(tmp_path: Path):
     with pytest.raises(TabrtError, match=r"no folder .*nowhere"):
-        app.check_outputs([], tmp_path / "nowhere" / "a.mp4")
+        check_outputs([], tmp_path / "nowhere" / "a.mp4")
 
 
 def test_what_a_run_had_done_is_said_with_its_problem():
@@ -63,8 +66,10 @@ def test_what_a_run_had_done_is_said_with_its_problem():
         yield Scene(Frame(np.zeros((2, 2, 3), np.uint8)))
         raise TabrtError("the disk is full; free some")
 
-    with pytest.raises(TabrtError, match=r"the disk is full; free some .*after 1 frame"):
-        app._run(scenes(), [progress := Progress()], progress)
+    progress = Progress()
+    with pytest.raises(TabrtError, match=r"the disk is full; free some .*after 1 frame"), progress.stated():
+        for scene in scenes():
+            progress(scene)
 
 
 # ---------------------------------------------------------------------------------------------------------- pictures
@@ -78,7 +83,7 @@ def test_an_upright_face_is_found_in_a_photo_lying_on_its_side(tmp_path: Path):
     segment = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
     (tmp_path / "lying.jpg").write_bytes(lying[:2] + segment + lying[2:])
     names = [str(tmp_path / name) for name in ("upright.jpg", "lying.jpg")]
-    app.image(names, tmp_path / "out", tmp_path / "points.jsonl", smoothing=0.0)
+    image(ImageOptions(sources=names, out=str(tmp_path / "out"), landmarks=str(tmp_path / "points.jsonl")))
     first, second = (
         np.array(line["faces"][0]["points"]) for line in list(read_landmarks(tmp_path / "points.jsonl"))[1:]
     )
@@ -91,34 +96,33 @@ def test_pictures_of_one_name_are_refused_rather_than_lost(tmp_path: Path):
         (tmp_path / folder).mkdir()
         cv2.imwrite(str(tmp_path / folder / "face.png"), np.zeros((4, 4, 3), np.uint8))
     with pytest.raises(TabrtError, match=r"face\.png"):
-        app.image([str(tmp_path / "a"), str(tmp_path / "b")], tmp_path / "out")
+        image(ImageOptions(sources=[str(tmp_path / "a"), str(tmp_path / "b")], out=str(tmp_path / "out")))
 
 
 def test_several_pictures_do_not_go_into_one_file(tmp_path: Path):
     for name in ("a.png", "b.png"):
         cv2.imwrite(str(tmp_path / name), np.zeros((4, 4, 3), np.uint8))
     with pytest.raises(TabrtError, match="folder"):
-        app.image([str(tmp_path)], tmp_path / "out.png")
+        image(ImageOptions(sources=[str(tmp_path)], out=str(tmp_path / "out.png")))
 
 
 def test_a_picture_format_that_does_not_exist_is_named(tmp_path: Path):
     with pytest.raises(TabrtError, match=r"\.png or \.jpg"):
-        app.write_image(tmp_path / "a.doc", np.zeros((4, 4, 3), np.uint8))
+        write_image(tmp_path / "a.doc", np.zeros((4, 4, 3), np.uint8))
 
 
 # -------------------------------------------------------------------------------------------------------- the demo
 
 
-def test_the_demo_leaves_a_film_landmarks_and_a_contact_sheet(tmp_path: Path, clip: Path, monkeypatch):
-    monkeypatch.setattr(app, "DEMO_FILM", clip)
-    summary, files = app.demo(tmp_path / "new" / "demo")
+def test_the_demo_leaves_a_film_landmarks_and_a_contact_sheet(tmp_path: Path, clip: Path):
+    summary, files = demo(DemoOptions(out=tmp_path / "new" / "demo"), clip)
     assert [file.suffix for file in files] == [".mp4", ".jsonl", ".png"]
     assert summary.frames == len(list(read_landmarks(files[1]))) - 1 == 16
     assert summary.faces == 1
 
 
 def test_a_contact_sheet_shows_frames_from_all_of_the_film(tmp_path: Path):
-    app.contact_sheet(CLIP, tmp_path / "sheet.png")
+    contact_sheet(CLIP, tmp_path / "sheet.png")
     sheet = cv2.imread(str(tmp_path / "sheet.png"))
     assert sheet.shape == (3 * 270, 4 * 480, 3)
     tiles = [sheet[y : y + 240, x : x + 480] for y in range(0, 810, 270) for x in range(0, 1920, 480)]

@@ -1,0 +1,134 @@
+"""What `tabrt image` does."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from tabrt.commands.options import ImageOptions
+from tabrt.commands.progress import Progress, Stopwatch, Timed
+from tabrt.commands.summary import Summary, drawing, stages, summary
+from tabrt.errors import TabrtError
+from tabrt.faces import Frame, Scene
+from tabrt.files import check_outputs
+from tabrt.film.reading import PICTURE_SUFFIXES, read_image
+from tabrt.sinks import LandmarkWriter, PictureSink, Sink, landmark_header
+from tabrt.tracking.tracker import Tracker
+
+
+def image(options: ImageOptions, tracker: Tracker | None = None) -> Summary:
+    """Find the faces of pictures, each on its own; a folder stands for the pictures in it.
+
+    Frames of `landmarks` are numbered in the order of the pictures, which its `source` lists. A picture that cannot be
+    read is passed over, and TabrtError raised at the end. tracker: one to use in place of a new one.
+    """
+    pictures = _pictures(options.sources)
+    targets = _targets(pictures, options.out)
+    check_outputs(pictures, *targets, options.landmarks, overwrite=options.overwrite)
+    watch = Stopwatch()
+    problems: list[str] = []
+    with ExitStack() as stack:
+        tracker = tracker or stack.enter_context(options.tracker(options.boundaries))
+        sinks = [stack.enter_context(sink) for sink in _sinks(options, pictures, targets, tracker, watch)]
+        progress = stack.enter_context(Progress(len(pictures)))
+        frames = watch.each("decode", _read(pictures, problems))
+        with progress.stated():
+            for scene in map(drawing(options, tracker, watch), map(_alone(tracker), frames)):
+                for sink in (*sinks, progress):
+                    sink(scene)
+    if problems:
+        raise TabrtError(_passed_over(problems, len(pictures)))
+    return summary(progress, "pictures", stages(watch, tracker), [])
+
+
+def _sinks(
+    options: ImageOptions, pictures: Sequence[Path], targets: Sequence[Path], tracker: Tracker, watch: Stopwatch
+) -> Iterator[Sink]:
+    if options.out is not None:
+        yield Timed(watch, "encode", PictureSink(targets))
+    if options.landmarks is not None:
+        header = landmark_header(tracker.engine, *_names_and_size(pictures))
+        yield Timed(watch, "write", LandmarkWriter(options.landmarks, header, tracker.topology))
+
+
+def _pictures(sources: Sequence[str]) -> list[Path]:
+    pictures: list[Path] = []
+    for source in _expanded(sources):
+        found = _in_folder(source) if source.is_dir() else [source]
+        if not found:
+            raise TabrtError(f"{source} holds no pictures; give one with {', '.join(PICTURE_SUFFIXES)} in it")
+        pictures += found
+    return pictures
+
+
+def _expanded(sources: Sequence[str]) -> Iterator[Path]:
+    """The paths, and what the patterns among them stand for where no shell has expanded them."""
+    for source in sources:
+        if Path(source).exists():
+            yield Path(source)
+            continue
+        found = sorted(glob.glob(source, recursive=True))
+        if not found:
+            raise TabrtError(f"there is no picture or folder {source}; check the path")
+        yield from map(Path, found)
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+    except OSError as problem:
+        raise TabrtError(f"cannot read {folder} ({problem.strerror}); check its rights") from None
+
+
+def _targets(pictures: Sequence[Path], out: str | Path | None) -> list[Path]:
+    """Where each picture goes. The folder is made when it is missing."""
+    if out is None:
+        return []
+    path = Path(out)
+    if path.suffix.lower() in PICTURE_SUFFIXES and not path.is_dir():
+        if len(pictures) > 1:
+            raise TabrtError(f"{len(pictures)} pictures cannot go into one file; give a folder with --out")
+        return [path]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise TabrtError(f"cannot make the folder {path} ({problem.strerror}); choose another --out") from None
+    targets = [path / picture.name for picture in pictures]
+    twice = next((target.name for target in targets if targets.count(target) > 1), None)
+    if twice:
+        raise TabrtError(f"several pictures are called {twice}; give their folders one at a time, each its own --out")
+    return targets
+
+
+def _read(pictures: Sequence[Path], problems: list[str]) -> Iterator[Frame]:
+    for index, path in enumerate(pictures):
+        try:
+            yield Frame(read_image(path), index, 0.0)
+        except TabrtError as problem:
+            problems.append(str(problem))
+
+
+def _names_and_size(pictures: Sequence[Path]) -> tuple[object, int | None, int | None]:
+    """Source, width and height of the landmark file: the sizes of several pictures differ."""
+    if len(pictures) > 1:
+        return [str(path) for path in pictures], None, None
+    height, width = read_image(pictures[0]).shape[:2]
+    return str(pictures[0]), width, height
+
+
+def _alone(tracker: Tracker) -> Callable[[Frame], Scene]:
+    """Track one frame as if no other had been before."""
+
+    def track(frame: Frame) -> Scene:
+        tracker.reset()
+        return tracker(frame)
+
+    return track
+
+
+def _passed_over(problems: list[str], count: int) -> str:
+    if count == 1:
+        return problems[0]
+    return f"{len(problems)} of {count} pictures could not be read, the others are done; the first: {problems[0]}"

@@ -1,0 +1,137 @@
+"""What `tabrt live` does: the sinks that its options ask for, and the loop that feeds them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from tabrt.commands.options import LiveOptions
+from tabrt.drawing import Drawing, face_layers
+from tabrt.faces import Scene
+from tabrt.files import check_outputs
+from tabrt.film.writing import check_film
+from tabrt.live.camera import LiveCamera
+from tabrt.live.loop import follow, warm_up
+from tabrt.live.metrics import MetricsServer
+from tabrt.live.recorder import USUAL_RATE, Recorder, Snapshots
+from tabrt.live.run import Counting, Run
+from tabrt.live.sources import live_camera
+from tabrt.live.status import Numbers
+from tabrt.live.window import Window, no_screen
+from tabrt.sinks import (
+    LandmarkWriter,
+    MadeLate,
+    OscSink,
+    Sink,
+    VirtualCamera,
+    find_pyvirtualcam,
+    landmark_header,
+    landmark_suffix,
+)
+from tabrt.tracking.tracker import Tracker
+
+log = logging.getLogger("tabrt")
+
+
+@dataclass(frozen=True)
+class LiveSummary:
+    """What a live run did. `signal` is the one that ended it, 0 for none."""
+
+    numbers: Numbers
+    reconnections: int
+    signal: int
+    lines: tuple[str, ...]
+
+
+def live(options: LiveOptions, tracker: Tracker | None = None, folder: Path | None = None) -> LiveSummary:
+    """Track the faces in front of a camera until someone quits.
+
+    tracker: one to use in place of a new one. folder: for snapshots and films begun by hand, by default the current
+    one. Raises TabrtError; what was written until then is whole.
+    """
+    _check(options)
+    watching = {"mirror": options.mirror, "exit_when_lost": options.exit_when_lost}
+    camera = live_camera(options.camera, options.picture_size, options.fps, **watching)
+    run = Run(camera, recording=options.out is not None)
+    with ExitStack() as stack:
+        if options.metrics_port is not None:
+            metrics = stack.enter_context(closing(MetricsServer(options.metrics_port, lambda: run.status)))
+            log.info("metrics at http://127.0.0.1:%d/metrics", metrics.port)
+        window = _window(options, camera, run)
+        shown = [stack.enter_context(window)] if window else []
+        # Only a window can ask for boundaries, at any moment: the maps are a small part of the work.
+        tracker = tracker or stack.enter_context(options.tracker(boundaries=bool(shown)))
+        others = [stack.enter_context(sink) for sink in _sinks(options, camera, tracker, run, folder or Path.cwd())]
+        card, topology = tracker.engine.card, tracker.topology
+        drawings = Drawing(face_layers(topology)), Drawing(face_layers(topology, True, card.offset))
+        warm_up(tracker)
+        follow(camera, tracker, run, [*shown, *others], drawings, options.stop_after)
+    return _summary(options, run, others)
+
+
+def _check(options: LiveOptions) -> None:
+    """Say what cannot be written before a camera is opened."""
+    check_outputs(
+        [options.camera] if options.camera else [], options.out, options.landmarks, overwrite=options.overwrite
+    )
+    if options.out is not None:
+        check_film(Path(options.out))
+    if options.landmarks is not None:
+        landmark_suffix(options.landmarks)
+    if options.virtual_camera:
+        find_pyvirtualcam()
+
+
+def _window(options: LiveOptions, camera: LiveCamera, run: Run) -> Window | None:
+    """The window, open while the network loads. Without a screen a run goes on only for its other outputs."""
+    if not options.window or options.serve is not None:
+        return None
+    problem = no_screen()
+    if problem and options.has_outputs:
+        log.warning("no window: %s", problem)
+        return None
+    run.note(reason="loading the network")
+    return Window(camera.name, run)  # it states the problem
+
+
+def _sinks(options: LiveOptions, camera: LiveCamera, tracker: Tracker, run: Run, folder: Path) -> Iterator[Sink]:
+    """What shows the picture first, then what counts and writes it."""
+    if options.serve is not None:
+        yield _page(options.serve, options.host, camera, tracker, run)
+    yield Snapshots(run, folder)
+    yield Counting(run)
+    if options.osc is not None:
+        yield OscSink(options.osc)
+    yield Recorder(run, camera, folder, Path(options.out) if options.out is not None else None)
+    if options.landmarks is not None:
+        yield MadeLate(lambda scene: _landmarks(options.landmarks, camera, tracker, scene))
+    if options.virtual_camera:
+        yield MadeLate(lambda scene: VirtualCamera(*scene.picture.shape[1::-1], camera.rate or USUAL_RATE))
+
+
+def _page(port: int, host: str, camera: LiveCamera, tracker: Tracker, run: Run) -> Sink:
+    from tabrt.live.page import Page, about
+
+    page = Page(host, port, run, about(camera.name, tracker.engine.card.name, tracker.engine.name))
+    log.info("watch at %s", page.url)
+    return page
+
+
+def _landmarks(path: str, camera: LiveCamera, tracker: Tracker, scene: Scene) -> Sink:
+    """Made with the first scene, for the header tells the size of the pictures."""
+    height, width = scene.frame.image.shape[:2]
+    return LandmarkWriter(path, landmark_header(tracker.engine, camera.name, width, height), tracker.topology)
+
+
+def _summary(options: LiveOptions, run: Run, sinks: list[Sink]) -> LiveSummary:
+    status, lines = run.status, [run.numbers.summary()]
+    if status.reconnections:
+        times = f"{status.reconnections} time{'' if status.reconnections == 1 else 's'}"
+        lines.append(f"the source was opened anew {times}")
+    lines += [note for sink in sinks for note in sink.notes]
+    if options.landmarks not in (None, "-") and run.numbers.frames:
+        lines.append(f"wrote {options.landmarks}")
+    return LiveSummary(run.numbers, status.reconnections, status.signal, tuple(lines))

@@ -1,0 +1,212 @@
+"""What the commands take, each said once: the command line makes its options of these, and Python hands them in.
+
+A field's annotation says how the command line shows it. Cheap to import.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+
+import typer
+
+from tabrt.errors import TabrtError
+from tabrt.variants import DEFAULT_MODEL, DEFAULT_WIDTH, SHIPPED, WIDTHS, variant_name
+
+if TYPE_CHECKING:
+    from tabrt.tracking.tracker import Tracker
+
+    Width = str
+else:
+    Width = Literal[tuple(WIDTHS)]
+
+DEFAULT_SMOOTHING = 0.7  # that of tabrt.tracking.smoothing, which would be slow to import
+
+EngineName = Literal["auto", "onnxruntime", "openvino", "tensorrt", "torch"]
+What = Literal["points", "boundaries"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """Which network runs, and on what."""
+
+    model: Annotated[
+        str | None, typer.Option(help="Model name (see `tabrt models`) or file.", show_default=DEFAULT_MODEL)
+    ] = None
+    hourglasses: Annotated[int | None, typer.Option(min=1, max=8, help="Choose the model by its hourglasses.")] = None
+    width: Annotated[Width | None, typer.Option(help="Choose the model by its width.")] = None
+    engine: Annotated[EngineName, typer.Option(help="What runs the network.")] = "auto"
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=256, help="CPU threads of the network.", show_default="all")
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.model is not None and (self.hourglasses is not None or self.width is not None):
+            raise typer.BadParameter("--model names the whole network; leave --hourglasses and --width out")
+
+    @property
+    def model_name(self) -> str:
+        """The model asked for, by name or by its build; the default where nothing is asked for.
+
+        Raises TabrtError for a build of which no weights ship.
+        """
+        if self.model is not None:
+            return self.model
+        name = variant_name(self.hourglasses or 1, self.width or DEFAULT_WIDTH)
+        if name not in SHIPPED:
+            given = {"--hourglasses": self.hourglasses, "--width": self.width}
+            asked = " ".join(f"{option} {value}" for option, value in given.items() if value is not None)
+            raise TabrtError(
+                f"no weights ship for {asked} ({name}): train them and give the file with --model, "
+                f"or choose of {', '.join(SHIPPED)}"
+            )
+        return name
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingOptions(NetworkOptions):
+    """How faces are followed."""
+
+    faces: Annotated[int, typer.Option(min=1, help="Faces to follow at most.")] = 4
+    smoothing: Annotated[float, typer.Option(min=0.0, max=1.0, help="0 for none, 1 for the calmest.")] = (
+        DEFAULT_SMOOTHING
+    )
+
+    def tracker(self, boundaries: bool = False) -> Tracker:
+        """The tracker asked for. Raises TabrtError."""
+        from tabrt.tracking.tracker import Tracker
+
+        return Tracker(self.model_name, self.engine, self.faces, self.smoothing, self.threads, boundaries)
+
+
+Out = typer.Option(metavar="OUT.mp4", help="Write the film with the faces drawn here.")
+Landmarks = Annotated[
+    str | None, typer.Option(metavar="FILE.jsonl|.csv|-", help="Write the points here; - is standard output, as JSON.")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions(TrackingOptions):
+    """What is written of films and pictures."""
+
+    out: str | Path | None = None
+    landmarks: Landmarks = None
+    overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Replace files that are there already.")] = False
+    overlay: Annotated[
+        bool, typer.Option("--overlay/--no-overlay", help="Draw the faces on the pictures, or do not.")
+    ] = True
+    draw: Annotated[What, typer.Option(help="What to draw: points, or the network's boundary maps too.")] = "points"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.out is None and self.landmarks is None:
+            raise typer.BadParameter("nothing to write: give --out, --landmarks or both")
+
+    @property
+    def boundaries(self) -> bool:
+        """Whether boundary maps are drawn."""
+        return self.out is not None and self.overlay and self.draw == "boundaries"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoOptions(OutputOptions):
+    source: Annotated[str, typer.Argument(metavar="IN", help="A film, a folder of pictures, or - for standard input.")]
+    out: Annotated[str | None, Out] = None
+    codec: Annotated[
+        str | None, typer.Option(help="Encoder of the film, as ffmpeg calls it.", show_default="libx264")
+    ] = None
+    crf: Annotated[int, typer.Option(min=0, max=63, help="Quality of the film: lower is better and larger.")] = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions(OutputOptions):
+    sources: Annotated[
+        list[str], typer.Argument(metavar="IN…", help="Pictures, folders of them, or patterns: '*.jpg'.")
+    ]
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR|FILE", help="Write the pictures with the faces drawn here.")
+    ] = None
+    faces: Annotated[int, typer.Option(min=1, help="Faces to find at most.")] = 50
+    smoothing: float = 0.0  # each picture is on its own
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions(NetworkOptions):
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to leave the files.")] = Path("tabrt-demo")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveOptions(TrackingOptions):
+    camera: Annotated[
+        str | None,
+        typer.Option(
+            metavar="INDEX|NAME|PATH|URL|FILE",
+            help="A camera, a stream, or a film played in real time.",
+            show_default="the first camera that gives pictures",
+        ),
+    ] = None
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Picture size to ask the camera for.")] = None
+    fps: Annotated[float | None, typer.Option(min=1, max=1000, help="Rate to ask the camera for.")] = None
+    mirror: Annotated[bool, typer.Option("--mirror", help="Show the picture as a mirror would.")] = False
+    window: Annotated[bool, typer.Option("--window/--no-window", help="Show the picture in a window.")] = True
+    serve: Annotated[
+        int | None, typer.Option(metavar="PORT", min=0, max=65535, help="Show it as a web page; 0 for any free port.")
+    ] = None
+    host: Annotated[str, typer.Option(help="Where to serve; any but this machine asks for a token.")] = "127.0.0.1"
+    out: Annotated[str | None, typer.Option(metavar="OUT.mp4", help="Record the film with the faces drawn here.")] = (
+        None
+    )
+    landmarks: Landmarks = None
+    overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Replace files that are there already.")] = False
+    osc: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Send the points as OSC messages.")] = None
+    virtual_camera: Annotated[
+        bool, typer.Option("--virtual-camera", help="Be a camera for other programs (needs pyvirtualcam).")
+    ] = False
+    metrics_port: Annotated[
+        int | None, typer.Option(metavar="PORT", min=0, max=65535, help="Numbers for Prometheus, on this machine.")
+    ] = None
+    stop_after: Annotated[float | None, typer.Option(metavar="SECONDS", min=0, help="Quit by itself.")] = None
+    exit_when_lost: Annotated[
+        bool, typer.Option("--exit-when-lost", help="Exit with 1 when the source is lost, in place of waiting for it.")
+    ] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.picture_size
+        if not (self.window or self.serve is not None or self.has_outputs or self.metrics_port is not None):
+            raise typer.BadParameter(
+                "nothing to show or write: give --serve, --landmarks, --out or another output, or leave --no-window out"
+            )
+
+    @property
+    def has_outputs(self) -> bool:
+        """Whether something is written or sent, be it watched or not."""
+        return bool(self.out or self.landmarks or self.osc or self.virtual_camera)
+
+    @property
+    def picture_size(self) -> tuple[int, int] | None:
+        """Width and height asked of the camera, px."""
+        if self.size is None:
+            return None
+        width, _, height = self.size.lower().partition("x")
+        if not (width.isdecimal() and height.isdecimal() and 0 < int(width) <= 16384 and 0 < int(height) <= 16384):
+            raise typer.BadParameter(f"--size {self.size}: write it like 640x480")
+        return int(width), int(height)
+
+
+def parameters(options: type) -> list[inspect.Parameter]:
+    """The fields of an options class as parameters for typer: its own first, then those of the classes it extends.
+
+    A field that is annotated without typer's words is not for the command line.
+    """
+    kinds = get_type_hints(options, include_extras=True)
+    own = [name for each in options.__mro__ for name in inspect.get_annotations(each)]
+    ordered = sorted(fields(options), key=lambda field: own.index(field.name))
+    return [_parameter(field, kinds[field.name]) for field in ordered if hasattr(kinds[field.name], "__metadata__")]
+
+
+def _parameter(field: Any, kind: Any) -> inspect.Parameter:
+    default = inspect.Parameter.empty if field.default is MISSING else field.default
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)

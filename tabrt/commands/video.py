@@ -1,0 +1,56 @@
+"""What `tabrt video` does.
+
+for scene in map(tracker, frames):        # Frame -> Scene(frame, faces)
+    for sink in sinks:
+        sink(scene)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+
+from tabrt.ahead import ahead
+from tabrt.commands.options import VideoOptions
+from tabrt.commands.progress import Progress, Stopwatch, Timed
+from tabrt.commands.summary import Summary, drawing, stages, summary
+from tabrt.files import check_outputs, without_password
+from tabrt.film.reading import Film, open_film
+from tabrt.film.writing import FilmWriter
+from tabrt.sinks import FilmSink, LandmarkWriter, Sink, landmark_header
+from tabrt.tracking.tracker import Tracker
+
+DEPTH = 8  # frames that decoding, and scenes that tracking, may run ahead
+
+
+def video(options: VideoOptions, tracker: Tracker | None = None) -> Summary:
+    """Track the faces of a film: `out` gets the film with them drawn, `landmarks` the numbers.
+
+    tracker: one to use in place of a new one. Raises TabrtError; what was written until then is whole.
+    """
+    check_outputs([options.source], options.out, options.landmarks, overwrite=options.overwrite)
+    watch = Stopwatch()
+    with ExitStack() as stack:
+        film = stack.enter_context(open_film(options.source))
+        tracker = tracker or stack.enter_context(options.tracker(options.boundaries))
+        sinks = [stack.enter_context(sink) for sink in _sinks(options, film, tracker, watch)]
+        progress = stack.enter_context(Progress(film.frames))
+        frames = stack.enter_context(closing(ahead(watch.each("decode", film), depth=DEPTH)))
+        draw = drawing(options, tracker, watch)
+        scenes = stack.enter_context(closing(ahead(map(draw, map(tracker, frames)), depth=DEPTH)))
+        with progress.stated():
+            for scene in scenes:
+                for sink in (*sinks, progress):
+                    sink(scene)
+    notes = [note for sink in sinks for note in sink.notes]
+    return summary(progress, "frames", stages(watch, tracker), [*notes, *film.notes])
+
+
+def _sinks(options: VideoOptions, film: Film, tracker: Tracker, watch: Stopwatch) -> Iterator[Sink]:
+    if options.out is not None:
+        size = film.width, film.height
+        writer = FilmWriter(options.out, *size, film.rate, codec=options.codec, crf=options.crf, film=film)
+        yield Timed(watch, "encode", FilmSink(writer))
+    if options.landmarks is not None:
+        header = landmark_header(tracker.engine, without_password(options.source), film.width, film.height)
+        yield Timed(watch, "write", LandmarkWriter(options.landmarks, header, tracker.topology))

@@ -1,0 +1,105 @@
+"""A live run: wishes come in from any thread, its status goes out as a frozen value."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from queue import Empty, SimpleQueue
+from typing import Literal
+
+from tabrt.faces import Scene
+from tabrt.live.camera import LiveCamera
+from tabrt.live.status import Numbers, Status
+from tabrt.sinks import Sink
+
+log = logging.getLogger("tabrt")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Something asked of a run while it goes on, by a key, the page or a signal."""
+
+    what: Literal["quit", "pause", "boundaries", "record", "snapshot"]
+    on: bool | None = None  # of what can be switched; None: the other way round
+    why: str = ""  # of quit
+    signal: int = 0  # that asked to quit
+
+
+class Run:
+    """What the parts of a live run share: `ask` and `status` for any thread, the rest for that of the loop."""
+
+    def __init__(self, camera: LiveCamera, recording: bool = False):
+        self.numbers = Numbers()
+        self.status = Status(recording=recording)
+        self._camera = camera
+        self._wishes: SimpleQueue[Wish] = SimpleQueue()
+
+    def ask(self, wish: Wish) -> None:
+        self._wishes.put(wish)
+
+    def refresh(self) -> Status:
+        """Fulfil the wishes that came, and look at camera and counts again."""
+        state, reason = self._camera.condition
+        reconnections = max(0, self._camera.openings - 1)
+        self.note(state=state, reason=reason, reconnections=reconnections, counts=self.numbers.now())
+        while True:
+            try:
+                self._fulfil(self._wishes.get_nowait())
+            except Empty:
+                return self.status
+
+    def note(self, **changes) -> None:
+        """Change what the status says."""
+        self.status = replace(self.status, **changes)
+
+    def say(self, message: str) -> None:
+        """Tell whoever watches, and the log."""
+        self.note(message=message, said=time.monotonic())
+        log.info("%s", message)
+
+    def _fulfil(self, wish: Wish) -> None:
+        status = self.status
+        if wish.what == "quit":
+            self.note(quit=status.quit or wish.why, signal=status.signal or wish.signal)
+        elif wish.what == "snapshot":
+            self.note(snapshots=status.snapshots + 1)
+        else:
+            name = {"pause": "paused", "record": "recording", "boundaries": "boundaries"}[wish.what]
+            self.note(**{name: not getattr(status, name) if wish.on is None else wish.on})
+
+
+class Counting(Sink):
+    """Counts the scenes of a run. It stands after what shows them: what comes later does not count as latency."""
+
+    def __init__(self, run: Run):
+        self._run = run
+
+    def __call__(self, scene: Scene) -> None:
+        self._run.numbers.add(scene)
+
+
+@contextmanager
+def quit_by_signal(run: Run) -> Iterator[None]:
+    """Let the first Ctrl-C or SIGTERM end the loop between two frames, so that no file is cut in the middle."""
+    asked: list[int] = []
+
+    def ask(number: int, _frame: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        run.ask(Wish("quit", why=signal.Signals(number).name, signal=number))
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
