@@ -59,8 +59,8 @@ def _run(names: tuple[str, ...], quick: bool, smoke: bool, model: str, faces: Pa
         share = f"{100 * before['taken']:.0f} %"
         print(f"warning: other work takes {share} of this machine; times will be worth nothing", file=sys.stderr)
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            folder = out or (Path(folder) if smoke else RESULTS)
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = out or (Path(scratch) if smoke else RESULTS)
             kept = [measure(name, effort, model, faces, folder) for name in names]
     except TabrtError as problem:
         print(f"benchmarks: {problem}", file=sys.stderr)

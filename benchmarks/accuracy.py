@@ -90,7 +90,7 @@ def _judge_peer(name: str, peer: Peer, faces: FaceSet, learning, notes: list[str
         found[name, "detector", "best linear map"] = _judgement(faces, mapped(own))
     elif learning is not None:
         boxes = _boxes_like(peer, learning, faces)
-        inside = np.stack([peer(faces.read(i), box=box) for i, box in enumerate(boxes)])
+        inside = np.stack([np.asarray(peer(faces.read(i), box=box)) for i, box in enumerate(boxes)])
         found[name, "truth", "own"] = _judgement(faces, inside)
     return found
 

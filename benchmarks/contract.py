@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -89,7 +89,7 @@ class Report:
     losses: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)  # promises missed: the command exits with 1
-    behind: object = None  # what plots are drawn from and the JSON leaves out
+    behind: Any = None  # what plots are drawn from and the JSON leaves out
     folder: Path = RESULTS  # where it is left, and where the accounts of the others lie
 
     def to_dict(self) -> dict:

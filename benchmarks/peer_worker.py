@@ -18,7 +18,7 @@ def face_landmarker():
     """MediaPipe's Face Landmarker of one face: VIDEO mode with its own smoothing for films, IMAGE mode for pictures."""
     import cv2
     import mediapipe
-    from face_landmarker import task
+    from face_landmarker import task  # type: ignore[import-not-found]
     from mediapipe.tasks.python import BaseOptions, vision
 
     asset, open_ = task(), {}

@@ -118,4 +118,4 @@ def _camera(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     noise = rng.standard_normal(image.shape, np.float32) * np.sqrt(READ_NOISE**2 + SHOT_NOISE * grey)
     noisy = np.clip(grey + noise, 0, 255).astype(np.uint8)
     _, data = cv2.imencode(".jpg", noisy, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    return cv2.imdecode(data, cv2.IMREAD_COLOR)
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))

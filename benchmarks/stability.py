@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -57,6 +58,7 @@ def ours(strength: float, topology: str = "wflw98") -> Filter:
 
     def smooth(track: Track) -> np.ndarray:
         smoother = Smoother(strength, topology_named(topology))
+        assert track.confidence is not None
         each = zip(track.points, track.confidence, track.times.tolist(), strict=True)
         return track.to_68(np.stack([smoother(*frame) for frame in each]))
 
@@ -102,7 +104,8 @@ def watch(frames: Iterable[Frame], tracker: Tracker, peers: dict[str, Peer]) -> 
     tracker.reset()
     for peer in peers.values():
         peer.start()
-    times, seen = [], {name: [] for name in (OURS, *peers)}
+    times: list[float] = []
+    seen: dict[str, list[Any]] = {name: [] for name in (OURS, *peers)}
     for frame in frames:
         times.append(frame.time)
         faces = tracker(frame).faces
@@ -362,7 +365,7 @@ def table(report: Report) -> str:
             for p in results["curves"]["tabrt"]
         ],
     )
-    rates = next(iter(results["rates"].values()), {})
+    rates: dict = next(iter(results["rates"].values()), {})
     rated = markdown(
         ["lag, ms / time to 90 %, ms / jitter, %", *rates],
         [

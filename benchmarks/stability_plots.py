@@ -27,6 +27,7 @@ from tabrt.tracking.smoothing import DEFAULT_STRENGTH
 
 def plots(report: Report) -> None:
     films = report.behind
+    assert report.model is not None
     _curves(report.results, report.folder / "stability-curve.png")
     _signals(films, report.model.topology, report.folder / "stability-signals.png")
     _rates(report.results["rates"], report.folder / "stability-rates.png")

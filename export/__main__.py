@@ -25,7 +25,9 @@ class Target(enum.StrEnum):
 @app.command()
 def main(
     what: Annotated[str, typer.Argument(metavar="all|NAME|FILE", help="Every shipped model, one, or a checkpoint.")],
-    to: Annotated[Target, typer.Option(help="onnx: rebuild and compare. triton: write a model repository.")] = "onnx",
+    to: Annotated[
+        Target, typer.Option(help="onnx: rebuild and compare. triton: write a model repository.")
+    ] = Target.onnx,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where models go. [runs/export or triton]")] = None,
     faces: Annotated[
         Path | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -69,6 +70,7 @@ def compare(variants: list[Variant], faces: Path | None, effort: str = "full") -
 def measure(variant: Variant, name: str, truth: Engine, crops: np.ndarray, judged, effort: str) -> Row | None:
     """One row; None where the engine cannot run here."""
     path = variant.checkpoint if name in GPU_ENGINES else variant.path
+    assert path is not None  # rows are asked for only of files that are there
     try:
         engine = load_engine(path, name, max(THREADS))
     except (EngineUnavailable, TabrtError) as problem:
@@ -91,8 +93,7 @@ def _times(path: Path, name: str, crops: np.ndarray, effort: str) -> dict[str, f
     for threads in THREADS:
         engine = load_engine(path, name, threads)
         for batch in BATCHES:
-            some = crops[:batch]
-            timing = timed(lambda engine=engine, some=some: engine(some), runs=pick(effort, 100, 20, 2))
+            timing = timed(functools.partial(engine, crops[:batch]), runs=pick(effort, 100, 20, 2))
             times[f"{threads}×{batch}"] = round(timing.median, 2)
         engine.close()
     return times

@@ -90,7 +90,8 @@ def calibration_crops(faces: Path, count: int = CALIBRATION_FACES) -> np.ndarray
     crops = []
     for part in sets.values():
         for index in np.unique(np.linspace(0, len(part) - 1, each).astype(int)):
-            crop = Crop.around(Box.of(part.points[index]))
+            points = part.points[index]
+            crop = Crop.around(Box.of(points[np.isfinite(points).all(axis=1)]))  # what is hidden has no label
             crops.append(crop.cut(part.read(int(index))))
     return np.stack(crops[:count])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 Item = TypeVar("Item")
 
@@ -26,7 +26,7 @@ class Ahead(Generic[Item]):
     """What `ahead` returns: an iterator with `close`; `dropped` counts the items that were let go."""
 
     def __init__(self, iterator: Iterable[Item], depth: int, drop: bool):
-        self._belt = _Belt(max(1, depth), drop)
+        self._belt: _Belt[Item] = _Belt(max(1, depth), drop)
         self._thread = threading.Thread(target=_run, args=(iterator, self._belt), name="tabrt-ahead", daemon=True)
         self._thread.start()
 
@@ -38,7 +38,7 @@ class Ahead(Generic[Item]):
         return self
 
     def __next__(self) -> Item:
-        return self._belt.take()
+        return cast(Item, self._belt.take())
 
     def take(self, timeout: float) -> Item | None:
         """The next item as `next` gives it, or None when none comes for `timeout` seconds."""
@@ -65,18 +65,18 @@ class Ahead(Generic[Item]):
         self._belt.stop()
 
 
-class _Belt:
+class _Belt(Generic[Item]):
     """The items on their way, and how they end. The thread knows only this, so that a forgotten Ahead can be freed."""
 
     def __init__(self, depth: int, drop: bool):
         self.dropped = 0
         self._depth, self._drop = depth, drop
-        self._items: deque = deque()
+        self._items: deque[Item] = deque()
         self._ended = self._stopped = False
         self._error: BaseException | None = None
         self._changed = threading.Condition()
 
-    def put(self, item: object) -> bool:
+    def put(self, item: Item) -> bool:
         """Add an item once there is room; False when nobody wants it any more."""
         with self._changed:
             if self._drop and self._items:
@@ -88,9 +88,10 @@ class _Belt:
             self._changed.notify_all()
             return not self._stopped
 
-    def take(self, timeout: float | None = None):
+    def take(self, timeout: float | None = None) -> Item | None:
+        """The next item; None only where a timeout was given and none came."""
         with self._changed:
-            self._changed.wait_for(lambda: self._items or self._ended or self._stopped, timeout)
+            self._changed.wait_for(lambda: bool(self._items) or self._ended or self._stopped, timeout)
             if self._items:
                 item = self._items.popleft()
                 self._changed.notify_all()
@@ -112,7 +113,7 @@ class _Belt:
             self._changed.notify_all()
 
 
-def _run(iterable: Iterable, belt: _Belt) -> None:
+def _run(iterable: Iterable[Item], belt: _Belt[Item]) -> None:
     error = None
     try:
         iterator = iter(iterable)

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-WIDTHS: dict[str, dict[str, str | int]] = {
+from typing import TypedDict
+
+
+class Sizes(TypedDict):
+    """What a width says of a network, by the names of `TabConfig`."""
+
+    stem: str
+    channels: int
+    balt_channels: int
+
+
+WIDTHS: dict[str, Sizes] = {
     "full": {"stem": "vgg", "channels": 256, "balt_channels": 48},  # the paper's
     "base": {"stem": "slim", "channels": 128, "balt_channels": 32},  # the teacher of the narrower ones
     "lite": {"stem": "slim", "channels": 64, "balt_channels": 16},

@@ -50,7 +50,8 @@ class OnnxRuntimeEngine:
         return self.both(crops)[1]
 
     def both(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self._maps(crops, "landmarks", "boundaries")
+        landmarks, boundaries = self._maps(crops, "landmarks", "boundaries")
+        return landmarks, boundaries
 
     def _maps(self, crops: np.ndarray, *outputs: str) -> tuple[np.ndarray, ...]:
         session = self._session

@@ -64,7 +64,8 @@ class OpenVinoEngine:
         return self.both(crops)[1]
 
     def both(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return in_batches(self._run, crops, self.card)
+        landmarks, boundaries = in_batches(self._run, crops, self.card)
+        return landmarks, boundaries
 
     def _run(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with self._lock:

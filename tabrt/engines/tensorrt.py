@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import hmac
 import importlib
@@ -150,7 +151,7 @@ def build(checkpoint: Path, precision: str, runtime: Runtime) -> tuple[Built, Mo
     truth = runtime.reference(network, crops)
     for parts in HALF_PARTS if precision == "fp16" else HALF_PARTS[:1]:
         program = runtime.compile(network, precision, parts)
-        maps = in_batches(lambda batch, program=program: _padded_run(runtime, program, batch), crops, card)[0]
+        maps = in_batches(functools.partial(_padded_run, runtime, program), crops, card)[0]
         shift = Shift.between(truth, maps, card)
         if shift.worst <= BOUNDS[precision]:
             if parts:
@@ -272,7 +273,8 @@ class TensorRTEngine:
         return self.both(crops)[1]
 
     def both(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return in_batches(self._run, crops, self.card)
+        landmarks, boundaries = in_batches(self._run, crops, self.card)
+        return landmarks, boundaries
 
     def _run(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with self._lock:

@@ -42,7 +42,7 @@ class TorchEngine:
             raise TabrtError(f"engine torch reads checkpoints, not {path.name}; give a .safetensors or .pth file")
         network, self.card = load_checkpoint(path)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._module = Deployed(network).eval().to(self.device)
+        self._module: Deployed | None = Deployed(network).eval().to(self.device)
         self._lock = threading.Lock()
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
@@ -52,7 +52,8 @@ class TorchEngine:
         return self.both(crops)[1]
 
     def both(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return in_batches(self._run, crops, self.card)
+        landmarks, boundaries = in_batches(self._run, crops, self.card)
+        return landmarks, boundaries
 
     def _run(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # TF32 has ten bits of mantissa: not the reference. The flag is per thread of execution, so set around each run.

@@ -35,6 +35,7 @@ def to_onnx(network: Tab) -> onnx.ModelProto:
             dynamic_shapes=({0: torch.export.Dim("faces", min=1, max=1024)},),
             verbose=False,
         )
+    assert program is not None  # nothing is returned only where a file is asked for
     model = program.model_proto
     _name_nodes(model)
     return model

@@ -12,6 +12,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -58,7 +59,8 @@ def _as_convolutions(model: onnx.ModelProto) -> None:
     for index, node in enumerate(graph.node):
         if node.op_type == "BatchNormalization":
             slope, offset = _line(node, values)
-            kernel, sizes = slope[:, None, None, None], {"kernel_shape": [1, 1]}
+            kernel = slope[:, None, None, None]
+            sizes: dict[str, Any] = {"kernel_shape": [1, 1]}
         elif node.op_type == "AveragePool":
             count = channels[node.input[0]]
             kernel, offset = np.full((count, 1, 2, 2), 0.25), np.zeros(count)
@@ -185,7 +187,7 @@ class _Int8:
         groups = self._reshaped("crops", (CROP_SIZE, CROP_SIZE // GROUP, 3 * GROUP))
         planes = self._node("Transpose", [groups], "crops/planes", perm=PLANES)
         wide, left, right = by_groups(kernel, pad)
-        sizes = {"kernel_shape": wide.shape[2:], "strides": [2, 1], "pads": [pad, left, pad, right]}
+        sizes: dict[str, Any] = {"kernel_shape": wide.shape[2:], "strides": [2, 1], "pads": [pad, left, pad, right]}
         shaped = helper.make_node("Conv", node.input, node.output, node.name, **sizes)
         self._convolution(shaped, self._read(planes, levels), levels.scale, wide, np.concatenate([bias, bias]))
         pairs = self._node("Relu", node.output, f"{output}/pairs")

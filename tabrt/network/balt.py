@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -71,7 +73,7 @@ class Balt(nn.Module):
         x, encoded = boundaries, []
         for level, (encoder, transitions) in enumerate(zip(self.encoders, self.transitions, strict=True)):
             x = encoder(functional.max_pool2d(x, 2) if level else x)
-            for steps, transition in enumerate(transitions):
+            for steps, transition in enumerate(cast(nn.ModuleList, transitions)):
                 x = x + transition(scales[level - steps])
             encoded.append(x)
         x = self.bottom(functional.max_pool2d(x, 2))  # (B, 8W, 4, 4)

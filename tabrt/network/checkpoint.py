@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -26,7 +27,9 @@ from tabrt.topology import TOPOLOGIES
 CONFIG_KEY, CARD_KEY = "tabrt.config", "tabrt.card"
 MAX_BYTES = 2 * 2**30  # of weights: the largest network of the paper has 87 MiB
 PICKLES = (".pth", ".pt", ".tar")
-NUMPY_SCALARS = [(np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")] + [
+NUMPY_SCALARS: list[Any] = [
+    (np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")
+] + [
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64")),
 ]
@@ -234,7 +237,7 @@ def load_imagenet_stem(model: Tab, path: str | Path | None = None) -> str:
         return f"The stem ({model.config.stem}) has no ImageNet weights: it starts from scratch."
     if path is None:
         try:
-            import torchvision
+            import torchvision  # type: ignore[import-not-found,unused-ignore]
         except ImportError:
             return "No ImageNet weights are given and torchvision is not installed: the stem starts from scratch."
         try:
@@ -246,7 +249,9 @@ def load_imagenet_stem(model: Tab, path: str | Path | None = None) -> str:
         contents = _read_pickle(Path(path)) if Path(path).is_file() else None
         if contents is None:
             raise TabrtError(f"there is no file {path}; check the path")
-        weights = {name.removeprefix("features."): value for name, value in _official_weights(contents, path).items()}
+        weights = {
+            name.removeprefix("features."): value for name, value in _official_weights(contents, Path(path)).items()
+        }
         source = str(path)
     expected = stem.state_dict()
     wanted = {name: weights[name] for name in expected if name in weights}

@@ -13,6 +13,9 @@ from tabrt.network.tab import IMAGE_MEAN, IMAGE_STD, Tab
 class Deployed(nn.Module):
     """A network with its normalisation: crops uint8 (N, 256, 256, 3) RGB in; landmark and last boundary maps out."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, network: Tab):
         super().__init__()
         self.network = network
