@@ -62,7 +62,7 @@ def readme_with_rooms() -> str:
 def mean_face(frames: int = 200) -> np.ndarray:
     """(98, 2) crop px: the mean of the face in the demo film, upright, and made even on both sides."""
     from tabrt import Tracker, open_film
-    from tabrt.commands.app import DEMO_FILM
+    from tabrt.commands.demo import DEMO_FILM
     from tabrt.geometry import CROP_SIZE, Box, Crop
     from tabrt.topology import WFLW98
 
