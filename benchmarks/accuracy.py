@@ -11,7 +11,7 @@ from benchmarks.contract import LABELLED, ROOT, Report, markdown, pick
 from benchmarks.mesh_map import MeshMap
 from benchmarks.peers import MESH, Peer, open_peers, peer_68
 from benchmarks.plots import figure, ink, save
-from tabrt.detection.mediapipe import Detector
+from tabrt.detection import Detector
 from tabrt.engines.engine import Engine, load_engine
 from tabrt.errors import TabrtError
 from tabrt.geometry import Box

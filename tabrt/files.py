@@ -11,6 +11,7 @@ from pathlib import Path
 from tabrt.errors import TabrtError
 
 MAX_MODEL_BYTES = 512 * 2**20
+MODEL_FOLDER = Path(__file__).parent / "models"  # of what is shipped
 
 
 def read_bounded(path: Path, limit: int = MAX_MODEL_BYTES) -> bytes:

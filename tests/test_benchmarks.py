@@ -27,7 +27,7 @@ from benchmarks.pipeline import STAGES, judge
 from benchmarks.stability import BLINKS, Track, blink_depth, euro, jitter_at, motion_of, ours, unfiltered
 from tabrt.card import ModelCard
 from tabrt.commands.bench import bench, milliseconds
-from tabrt.detection.mediapipe import Detector
+from tabrt.detection import Detector
 from tabrt.engines.engine import FakeEngine
 from tabrt.errors import TabrtError
 

@@ -162,7 +162,7 @@ def _perturbations(asked: list[str]) -> tuple[str, ...]:
 
 
 def _detector():
-    from tabrt.detection.mediapipe import Detector
+    from tabrt.detection import Detector
 
     return Detector()
 

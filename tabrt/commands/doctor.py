@@ -78,7 +78,7 @@ def engine_state(name: str) -> str:
 def detector_state() -> str:
     """Whether the face detector runs here."""
     try:
-        from tabrt.detection.mediapipe import Detector
+        from tabrt.detection import Detector
 
         detector = Detector()
         try:

@@ -13,13 +13,13 @@ import numpy as np
 
 from tabrt.card import MAX_BATCH, ModelCard
 from tabrt.errors import EngineUnavailable, TabrtError
+from tabrt.files import MODEL_FOLDER
 from tabrt.geometry import CROP_SIZE, HEATMAP_SIZE
 from tabrt.hardware import has_cuda, has_vnni
 from tabrt.heatmaps import render, render_logits
 from tabrt.topology import BOUNDARY_CHANNELS
 from tabrt.variants import DEFAULT_MODEL, SHIPPED
 
-MODEL_FOLDER = Path(__file__).parents[1] / "models"
 MODELS = {name: MODEL_FOLDER / f"{name}.onnx" for name in SHIPPED}
 ENGINES = {name: f"tabrt.engines.{name}" for name in ("onnxruntime", "openvino", "tensorrt", "torch")}
 

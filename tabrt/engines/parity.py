@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 
 from tabrt.card import MAX_BATCH, ModelCard
-from tabrt.detection.mediapipe import Detector
+from tabrt.detection import Detector
 from tabrt.errors import TabrtError
 from tabrt.film.reading import open_film
 from tabrt.geometry import Crop

@@ -1,41 +1,45 @@
 """filterpy's KalmanFilter, from its own file alone.
 
-The package imports all of itself, and scipy with it: half of the time that a command takes to start. This filter needs
-that for its likelihood alone, which nobody asks for here, and which is had all the same.
+`import filterpy` imports all of itself, and scipy with it: half of the time that a command takes to start. The filter
+needs four names of the rest: two helpers, which have a file of their own, and logpdf for a likelihood that nobody asks
+for here, and which is had all the same. So its file is run with an import statement of its own. Nothing outside this
+module sees that: sys.modules and whoever imports filterpy are left as they are.
 """
 
 from __future__ import annotations
 
-import importlib
+import builtins
 import importlib.util
-import sys
+from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
-
-from tabrt.standins import standing_in
-
-
-def _kalman_filter() -> type:
-    if "filterpy" in sys.modules:
-        return importlib.import_module("filterpy.kalman").KalmanFilter
-    package, kalman, common, stats = (ModuleType(f"filterpy{part}") for part in ("", ".kalman", ".common", ".stats"))
-    stats.logpdf = _logpdf
-    folder = Path(importlib.util.find_spec("filterpy").origin).parent
-    for module, place in ((package, folder), (kalman, folder / "kalman"), (common, folder / "common")):
-        module.__path__ = [str(place)]  # its files are found, its own imports are not run
-    with standing_in(package, kalman, common, stats):
-        helpers = importlib.import_module("filterpy.common.helpers")
-        common.pretty_str, common.reshape_z = helpers.pretty_str, helpers.reshape_z
-        found = importlib.import_module("filterpy.kalman.kalman_filter")
-    for module in (helpers, found):  # whoever imports filterpy later gets the whole of it
-        del sys.modules[module.__name__]
-    return found.KalmanFilter
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 
-def _logpdf(*arguments, **options):
+def _run(file: Path, instead: Mapping[str, Any]) -> ModuleType:
+    """The module in a file, run with other things in the place of what it imports."""
+
+    def import_(name: str, *rest: Any, **options: Any) -> Any:
+        return instead[name] if name in instead else builtins.__import__(name, *rest, **options)
+
+    spec = importlib.util.spec_from_file_location(f"{__name__}.{file.stem}", file)
+    module = importlib.util.module_from_spec(spec)
+    module.__dict__["__builtins__"] = {**vars(builtins), "__import__": import_}
+    spec.loader.exec_module(module)
+    return module
+
+
+def _logpdf(*arguments: Any, **options: Any) -> Any:
     from filterpy.stats import logpdf
 
     return logpdf(*arguments, **options)
+
+
+def _kalman_filter() -> type:
+    folder = Path(importlib.util.find_spec("filterpy").origin).parent
+    helpers = _run(folder / "common" / "helpers.py", {})
+    instead = {"filterpy.stats": SimpleNamespace(logpdf=_logpdf), "filterpy.common": helpers}
+    return _run(folder / "kalman" / "kalman_filter.py", instead).KalmanFilter
 
 
 KalmanFilter = _kalman_filter()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from time import perf_counter
+from typing import TypeVar
 
 import cv2
 import numpy as np
 
-from tabrt.detection.mediapipe import SAME_FACE, Detector, shared
+from tabrt.detection import SAME_FACE, Detector, intersection_over_minimum
 from tabrt.engines.engine import Engine, load_engine
 from tabrt.errors import TabrtError
 from tabrt.faces import Face, Frame, Scene
@@ -49,6 +52,9 @@ LOST_WAIT = 4  # … and while one is lost that may come back
 SPEED_SECONDS = 0.1  # over which a face's speed is averaged
 USUAL_SECONDS = 1.0  # in which a face's usual confidence follows one that is lower; a higher one it takes at once
 WELL_SEEN = 0.93  # of the usual confidence: below it something is before the face, and its points are dragged along
+LOST_BY_A_FORK = {"openvino", "tensorrt", "torch", "mediapipe"}  # engines and detectors whose threads a child lacks
+
+T = TypeVar("T", bound=Engine | Detector)
 
 
 @dataclass
@@ -103,9 +109,12 @@ class Tracker:
 
     model: a name of tabrt.engines.engine.MODELS or a file. engine: a name of ENGINES, "auto", or one that is
     loaded. faces: most faces to follow at once. smoothing: 0 (off) … 1. threads: of the engine. boundaries: give each
-    face its boundary heatmaps. detector: what finds faces, MediaPipe's unless given. fov: degrees that the camera sees
-    horizontally, or its calibration; guessed for the heads' distance where not given. A context manager. Raises
-    TabrtError.
+    face its boundary heatmaps. detector: what finds faces: a name of RUNTIMES, or one that is loaded. fov: degrees that
+    the camera sees horizontally, or its calibration; guessed for the heads' distance where not given. A context
+    manager: it closes what it loaded, and nothing that it was lent. Raises TabrtError.
+
+    One tracker is for one film or camera. Calls from several threads wait for each other. Made before a fork, it works
+    in the child with ONNX Runtime, and says so with the other engines, which would hang.
     """
 
     def __init__(
@@ -116,20 +125,22 @@ class Tracker:
         smoothing: float = DEFAULT_STRENGTH,
         threads: int | None = None,
         boundaries: bool = False,
-        detector: Detector | None = None,
+        detector: str | Detector = "onnxruntime",
         fov: float | Calibration | None = None,
     ):
         if not isinstance(faces, int) or faces < 1:
             raise TabrtError(f"faces is {faces!r}; it must be a whole number from 1")
         if not 0 <= smoothing <= 1:
             raise TabrtError(f"smoothing is {smoothing!r}; it must be a number 0…1")
-        self.engine = load_engine(model, engine, threads) if isinstance(engine, str) else engine
+        self._owned: list[Engine | Detector] = []
+        self.engine = self._own(load_engine(model, engine, threads)) if isinstance(engine, str) else engine
         self.topology = topology_named(self.engine.card.topology)
         self._faces = faces
         self._smoothing = smoothing
         self._boundaries = boundaries
         self._lens = _lenses(fov)
-        self._detector = Detector() if detector is None else detector
+        self._detector = self._own(Detector(detector)) if isinstance(detector, str) else detector
+        self._process, self._lock = os.getpid(), Lock()
         self.seconds = dict.fromkeys(("detect", "crop", "network", "maps", "smooth"), 0.0)
         self.reset()
 
@@ -140,9 +151,13 @@ class Tracker:
         self.close()
 
     def close(self) -> None:
-        """Free engine and detector; the tracker cannot be used afterwards."""
-        self.engine.close()
-        self._detector.close()
+        """Free the engine and the detector that it loaded; the tracker cannot be used afterwards."""
+        for each in self._owned:
+            each.close()
+
+    def _own(self, loaded: T) -> T:
+        self._owned.append(loaded)
+        return loaded
 
     def reset(self) -> None:
         """Forget all faces: the next frame is the first, and ids count from 1."""
@@ -164,7 +179,11 @@ class Tracker:
         self._wait, self._waited, self._searched = 1, MAX_WAIT, -math.inf
 
     def track(self, source: str | Path | Iterable[Frame]) -> Iterator[Scene]:
-        """Scenes of a film, or of any frames. Closes the film at its end, or when the iterator is closed."""
+        """Scenes of a film, or of any frames, begun afresh: ids count from 1.
+
+        Closes the film at its end, or when the iterator is closed.
+        """
+        self.reset()
         if not isinstance(source, str | Path):
             yield from map(self, source)
             return
@@ -177,6 +196,21 @@ class Tracker:
         """The faces of one frame, in the order of their ids. Raises TabrtError for an image of another kind."""
         if frame.pixel_aspect != 1:
             return as_stored(self(as_shown(frame)), frame)
+        self._check_process()
+        with self._lock:
+            return self._scene(frame)
+
+    def _check_process(self) -> None:
+        """A fork leaves threads behind, and a lock that one of them may have held."""
+        if self._process == os.getpid():
+            return
+        names = {self.engine.name, getattr(self._detector, "runtime", "")} & LOST_BY_A_FORK
+        if names:
+            raise TabrtError(f"this tracker was made in another process, and {names.pop()} does not survive a fork; "
+                             "make the tracker in the process that uses it")  # fmt: skip
+        self._process, self._lock = os.getpid(), Lock()
+
+    def _scene(self, frame: Frame) -> Scene:
         image = as_bgr(frame.image)
         if image is not frame.image:
             frame = replace(frame, image=image)
@@ -284,13 +318,15 @@ class Tracker:
         with self._stage("detect"):
             boxes = self._detector(image, self._faces, thorough=self._first)
         self._first, self._waited, self._searched = False, 0, self._clock
-        self._wait *= 2
+        self._wait = min(2 * self._wait, MAX_WAIT)
         for track in self._tracks:
-            found = any(shared(track.box, box) >= SAME_FACE for box in boxes)
+            found = any(_overlap(track.box, box) for box in boxes)
             track.missed = 0 if found or track.box.score >= SURE_CONFIDENCE else track.missed + 1
         self._lost += [track for track in self._tracks if track.missed > MISSED_SEARCHES]
         self._tracks = [track for track in self._tracks if track.missed <= MISSED_SEARCHES]
-        unknown = [box for box in boxes if all(shared(box, track.box) < SAME_FACE for track in self._tracks)]
+        unknown = [
+            box for box in boxes if all(intersection_over_minimum(box, track.box) < SAME_FACE for track in self._tracks)
+        ]
         crops = [Crop.around(box, self.engine.card.crop_margin) for box in unknown[: self._faces - len(self._tracks)]]
         # Looked at twice: the second crop lies as those of a followed face do.
         crops = [self._crop_after(look.points) for look in self._look(image, crops) if _is_sound(look, image.shape)]
@@ -400,7 +436,11 @@ def _is_sound(look: _Look, shape: tuple[int, ...]) -> bool:
     return 0.3 < spread < 1.3 and look.crop.side < 4 * max(shape) and 0 <= x < shape[1] and 0 <= y < shape[0]
 
 
+def _overlap(a: Box, b: Box) -> bool:
+    return intersection_over_minimum(a, b) >= SAME_FACE
+
+
 def _collapsed(a: _Track, b: _Track) -> bool:
     """Whether two tracks lie on one face."""
     distance = float(np.linalg.norm(a.points - b.points, axis=1).mean())
-    return distance < COLLAPSE * min(a.side, b.side) or shared(a.box, b.box) > 0.8
+    return distance < COLLAPSE * min(a.side, b.side) or intersection_over_minimum(a.box, b.box) > 0.8
