@@ -31,7 +31,7 @@ def convert(path: Path) -> bytes:
     try:
         import tflite
     except ImportError as error:
-        raise TabrtError("reading .tflite needs the tflite package; pip install 'tabrt[export]'") from error
+        raise TabrtError("reading .tflite needs a package: pip install 'tflite>=2.18,<3'") from error
     return _Conversion(tflite, read_bounded(path)).model.SerializeToString()
 
 

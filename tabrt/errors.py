@@ -2,7 +2,8 @@
 
 import re
 
-SYSTEM_PACKAGES = "libegl1 libgl1 libgles2 libglib2.0-0"  # what MediaPipe and OpenCV link and pip cannot bring
+SYSTEM_PACKAGES = "libgl1 libglib2.0-0"  # what OpenCV links and pip cannot bring
+MEDIAPIPE_PACKAGES = "libegl1 libgles2"  # what MediaPipe links besides
 
 
 class TabrtError(Exception):
@@ -37,4 +38,7 @@ def missing_package(problem: ModuleNotFoundError, extra: str) -> TabrtError:
 def missing_library(problem: BaseException) -> str | None:
     """What to say of a system library that could not be loaded; None for any other problem."""
     found = re.search(r"([\w.+-]+\.so[\w.]*): cannot open shared object file", str(problem))
-    return found and f"{found[1]} is not installed; on Debian and Ubuntu: sudo apt-get install {SYSTEM_PACKAGES}"
+    if not found:
+        return None
+    packages = MEDIAPIPE_PACKAGES if "EGL" in found[1] or "GLES" in found[1] else SYSTEM_PACKAGES
+    return f"{found[1]} is not installed; on Debian and Ubuntu: sudo apt-get install {packages}"

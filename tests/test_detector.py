@@ -6,16 +6,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from conftest import environment
 
-from tabrt.detection import mediapipe as module
-from tabrt.detection.mediapipe import MAX_PARTS, Detector, part_windows, shared
+from tabrt.detection import Detector, intersection_over_minimum, onnx
+from tabrt.detection.views import MAX_TILES, tiles, view_of
 from tabrt.errors import TabrtError
+from tabrt.files import MODEL_FOLDER
 from tabrt.geometry import Box, Crop
 
 PORTRAIT = Path(__file__).parent / "data" / "astronaut.png"
@@ -70,14 +73,14 @@ def test_small_and_large_faces(detect: Detector, portrait: np.ndarray, side: int
     assert_near(box, side, (330, 250))
 
 
-def test_a_small_face_in_a_large_picture_is_found_by_looking_at_parts(detect: Detector, portrait: np.ndarray):
+def test_a_small_face_in_a_large_picture_is_found_by_looking_at_tiles(detect: Detector, portrait: np.ndarray):
     picture = placed(portrait, 60, (1500, 800), (1920, 1080))
     (box,) = detect(picture, 1)
     assert_near(box, 60, (1500, 800))
-    parts = part_windows(1920, 1080)
-    turns = [detect(picture, 1, thorough=False)[:1] for _ in parts]  # one part a call, and in time all of them
+    cut = tiles(1920, 1080)
+    turns = [detect(picture, 1, thorough=False)[:1] for _ in cut]  # one tile a call, and in time all of them
     near = [box for boxes in turns for box in boxes if np.linalg.norm(np.subtract(box.centre, (1500, 800))) < 8]
-    assert 1 <= len(near) < len(parts)
+    assert 1 <= len(near) < len(cut)
 
 
 def test_a_clip_has_one_face_throughout(detect: Detector):
@@ -97,7 +100,7 @@ def test_fifty_faces(detect: Detector, portrait: np.ndarray):
     mosaic = np.tile(tile, (5, 10, 1))
     boxes = detect(mosaic, 60)
     assert 45 <= len(boxes) <= 50
-    assert all(shared(a, b) < 0.5 for i, a in enumerate(boxes) for b in boxes[:i])
+    assert all(intersection_over_minimum(a, b) < 0.5 for i, a in enumerate(boxes) for b in boxes[:i])
     assert [box.score for box in boxes] == sorted((box.score for box in boxes), reverse=True)
     assert len(detect(mosaic, 7)) == 7
     assert detect(mosaic, 0) == []
@@ -119,30 +122,27 @@ def test_a_picture_that_is_not_contiguous(detect: Detector, portrait: np.ndarray
 
 
 @pytest.mark.parametrize("size", [(640, 480), (641, 10), (1280, 720), (1, 5000), (3840, 2160), (20000, 20000)])
-def test_parts_cover_a_large_picture_and_are_few(size: tuple[int, int]):
+def test_tiles_cover_a_large_picture_and_are_few(size: tuple[int, int]):
     width, height = size
-    parts = part_windows(width, height)
-    assert len(parts) <= MAX_PARTS
-    assert (max(size) > 640) == bool(parts)
-    if parts:
+    cut = tiles(width, height)
+    assert len(cut) <= MAX_TILES
+    assert (max(size) > 640) == bool(cut)
+    if cut:
         for axis, length in ((0, width), (1, height)):
-            spans = sorted({(part[axis], part[axis + 2]) for part in parts})
+            spans = sorted({(tile[axis], tile[axis + 2]) for tile in cut})
             assert spans[0][0] == 0
             assert spans[-1][1] == length
             assert all(end > start for (_, end), (start, _) in pairwise(spans))
 
 
 def test_a_missing_model_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(module, "MODEL_FOLDER", tmp_path)
+    monkeypatch.setattr(onnx, "MODEL_FOLDER", tmp_path)
     with pytest.raises(TabrtError, match="install tabrt again"):
         Detector()
 
 
 def test_the_detector_says_nothing_on_its_own():
-    code = (
-        "import numpy as np; from tabrt.detection.mediapipe import Detector; d = Detector(); "
-        "d(np.zeros((99, 99, 3), 'u1'), 1)"
-    )
+    code = "import numpy as np; from tabrt.detection import Detector; d = Detector(); d(np.zeros((99, 99, 3), 'u1'), 1)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -155,22 +155,71 @@ def test_the_detector_says_nothing_on_its_own():
     assert done.stdout + done.stderr == ""
 
 
-def test_what_is_not_chatter_is_passed_on(capfd: pytest.CaptureFixture):
-    with module._without_chatter():
-        os.write(2, b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\na real problem\n")
-    assert capfd.readouterr().err == "a real problem\n"
+@pytest.fixture
+def in_mediapipe() -> Iterator[Detector]:
+    pytest.importorskip("mediapipe", reason="the extra mediapipe is not installed here")
+    detector = Detector("mediapipe")
+    yield detector
+    detector.close()
 
 
-WITHOUT_PYPLOT = """
-import sys
-from tabrt.detection.mediapipe import Detector
-Detector().close()
-assert not any(name.split(".")[0] == "matplotlib" for name in sys.modules), "matplotlib was imported"
-from mediapipe.tasks.python.vision import drawing_utils
-import matplotlib.pyplot
-assert drawing_utils.plt.Figure is matplotlib.pyplot.Figure
-"""
+def test_mediapipes_own_runtime_finds_the_same_boxes(detect: Detector, in_mediapipe: Detector, portrait: np.ndarray):
+    """Upright and rolled, by either model; its boxes are cut to whole px of the view, and to the view."""
+    pictures = [placed(portrait, side, (330, 250), (640, 480), roll) for side in (60, 150, 300) for roll in (0.0, 0.5)]
+    pictures.append(placed(portrait, 130, (320, 240), (640, 480), 1.4))  # on its side: short range alone
+    film = cv2.VideoCapture(str(CLIP))
+    pictures += [film.read()[1] for _ in range(3)]
+    film.release()
+    for picture in pictures:
+        ours, theirs = detect(picture, 4), in_mediapipe(picture, 4)
+        assert len(ours) == len(theirs) >= 1
+        pixel = max(picture.shape[:2]) / 192
+        for one, other in zip(ours, theirs, strict=True):
+            assert one.score == pytest.approx(other.score, abs=1e-4)
+            assert one.roll == pytest.approx(other.roll, abs=1e-4)
+            assert np.linalg.norm(np.subtract(one.centre, other.centre)) < pixel
+            assert one.width == pytest.approx(other.width, abs=pixel)
 
 
-def test_matplotlib_is_not_loaded_until_something_plots():
-    subprocess.run([sys.executable, "-c", WITHOUT_PYPLOT], check=True, timeout=60)
+def test_both_runtimes_give_the_same_keypoints(portrait: np.ndarray):
+    pytest.importorskip("mediapipe", reason="the extra mediapipe is not installed here")
+    from tabrt.detection import mediapipe
+
+    view = view_of(portrait, (0, 0, portrait.shape[1], portrait.shape[0]))[0]
+    for kind, name in ((onnx.FULL_RANGE, mediapipe.FULL_RANGE), (onnx.SHORT_RANGE, mediapipe.SHORT_RANGE)):
+        with closing(onnx.BlazeFace(*kind, 0.4)) as ours, closing(mediapipe.BlazeFace(name, 0.4)) as theirs:
+            for one, other in zip(ours(view), theirs(view), strict=True):
+                np.testing.assert_allclose(one.keypoints, other.keypoints, atol=1e-3)
+
+
+def test_the_shipped_models_are_what_the_workshop_makes_of_mediapipes(tmp_path: Path):
+    for package in ("tflite", "onnx"):
+        pytest.importorskip(package, reason=f"{package} is not installed here")
+    from export.blazeface import convert_all
+
+    for path in convert_all(MODEL_FOLDER, tmp_path):
+        assert path.read_bytes() == (MODEL_FOLDER / path.name).read_bytes()
+
+
+def test_a_runtime_that_is_not_there_is_said():
+    with pytest.raises(TabrtError, match="onnxruntime or mediapipe"):
+        Detector("dlib")
+
+
+def test_without_the_extra_it_names_the_extra(monkeypatch: pytest.MonkeyPatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "mediapipe"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "mediapipe", None)
+    with pytest.raises(TabrtError, match=r"pip install 'tabrt\[mediapipe\]'"):
+        Detector("mediapipe")
+
+
+def test_it_writes_nowhere_and_takes_a_closed_stderr(tmp_path: Path):
+    """As in a container that is read-only, /tmp included, and with `2>&-`."""
+    code = (
+        "import tempfile; tempfile.tempdir = '/nowhere'; import numpy as np; from tabrt.detection import Detector; "
+        "Detector()(np.zeros((99, 99, 3), 'u1'), 1)"
+    )
+    script = f'exec "{sys.executable}" -c "{code}" 2>&-'
+    where = {**environment(), "TMPDIR": "/nowhere"}
+    assert subprocess.run(["sh", "-c", script], env=where, cwd=tmp_path, timeout=120).returncode == 0

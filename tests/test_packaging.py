@@ -86,11 +86,9 @@ def test_everything_but_the_network_is_had_without_torch():
 
 
 def test_the_tracker_is_had_without_scipy_and_plots():
-    loaded = loaded_by(
-        "import tabrt.commands.video; from tabrt.detection.mediapipe import Detector; Detector().close()"
-    )
-    assert "mediapipe" in loaded
-    assert not {"scipy", "matplotlib", "sounddevice"} & loaded
+    loaded = loaded_by("import tabrt.commands.video, tabrt; tabrt.Tracker().close()")
+    assert "onnxruntime" in loaded
+    assert not {"filterpy", "scipy", "matplotlib", "sounddevice", "mediapipe"} & loaded
 
 
 # --------------------------------------------------------------------------------------------------------- the rooms
@@ -181,9 +179,10 @@ def test_the_wheel_names_its_needs(wheel: zipfile.ZipFile):
     folder = f"tabrt-{tabrt.__version__}.dist-info"
     metadata = wheel.read(f"{folder}/METADATA").decode()
     always = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
-    assert "Requires-Dist: mediapipe==0.10.33" in always
+    assert not any("mediapipe" in line for line in always)
+    assert "Requires-Dist: mediapipe==0.10.33; extra == 'mediapipe'" in metadata.splitlines()
     assert not any("torch" in line or "opencv-python" in line for line in always)
-    for extra in ("train", "export", "openvino", "cuda", "rtx", "serve", "osc", "dev"):
+    for extra in ("train", "export", "mediapipe", "openvino", "cuda", "rtx", "serve", "osc", "dev"):
         assert f"Provides-Extra: {extra}\n" in metadata
     assert "tabrt = tabrt.cli:main" in wheel.read(f"{folder}/entry_points.txt").decode()
     licence = "License-Expression: Apache-2.0 AND LicenseRef-tabrt-weights-research-only AND LicenseRef-Pexels"

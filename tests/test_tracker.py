@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
-from conftest import CLIP, TIMES
+from conftest import CLIP, TIMES, environment
 
 import tabrt
 from tabrt.engines.engine import FakeEngine
@@ -17,6 +21,8 @@ from tabrt.faces import Frame
 from tabrt.film.reading import open_film
 from tabrt.geometry import Box
 from tabrt.tracking.tracker import Tracker
+
+PORTRAIT = Path(__file__).parent / "data" / "astronaut.png"
 
 
 class Detector:
@@ -31,7 +37,7 @@ class Detector:
         return self.boxes[:limit]
 
     def close(self) -> None:
-        pass
+        self.calls = -1
 
 
 def upright_face() -> np.ndarray:
@@ -173,3 +179,91 @@ def test_a_film_that_is_left_in_the_middle_is_closed(clip):
         next(scenes)
         scenes.close()
         assert not any(str(clip) in os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.exists())
+
+
+def test_what_a_tracker_was_lent_stays_open():
+    detector, engine = Detector(), Counted()
+    with Tracker(engine=engine, detector=detector) as tracker:
+        tracker(Frame(np.zeros((480, 640, 3), np.uint8)))
+    assert detector.calls == 1
+    with Tracker(engine=engine, detector=detector) as tracker:
+        detector.boxes = [box_at(300, 200)]
+        assert len(tracker(Frame(np.zeros((480, 640, 3), np.uint8))).faces) == 1
+
+
+def test_what_a_tracker_loaded_is_closed():
+    with Tracker(threads=1) as tracker:
+        engine, detector = tracker.engine, tracker._detector
+    for used in (
+        lambda: engine(np.zeros((1, 256, 256, 3), np.uint8)),
+        lambda: detector(np.zeros((64, 64, 3), "u1"), 1),
+    ):
+        with pytest.raises(TabrtError, match="closed"):
+            used()
+
+
+def test_each_film_begins_afresh(tracking):
+    tracker, detector, _ = tracking
+    detector.boxes = [box_at(150, 200)]
+    for start in (100.0, 0.0):
+        image = np.zeros((480, 640, 3), np.uint8)
+        scenes = list(tracker.track(Frame(image, i, start + i / 30) for i in range(6)))
+        assert [[face.id for face in scene.faces] for scene in scenes] == [[1]] * 6
+        detector.boxes = [box_at(450, 300)]
+
+
+def test_waiting_between_searches_is_bounded(tracking):
+    tracker, _, show = tracking
+    show(3000)
+    assert tracker._wait <= 60
+
+
+FORKED = """
+import os, signal, sys
+import cv2, tabrt
+image = cv2.imread(sys.argv[1])
+with tabrt.Tracker(threads=2, **eval(sys.argv[2])) as tracker:
+    tracker(tabrt.Frame(image, 0, 0.0))
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)  # a child that hangs ends with a signal
+        try:
+            scenes = [tracker(tabrt.Frame(image, i, i / 30)) for i in range(1, 8)]
+            os._exit(len(scenes[-1].faces))
+        except tabrt.TabrtError as problem:
+            print(problem, flush=True)
+            os._exit(7)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.parametrize("runtime", ["onnxruntime", "mediapipe"])
+def test_a_tracker_made_before_a_fork_works_or_says_that_it_does_not(runtime: str):
+    if runtime == "mediapipe":
+        pytest.importorskip("mediapipe", reason="the extra mediapipe is not installed here")
+    words = [sys.executable, "-c", FORKED, str(PORTRAIT), repr({"detector": runtime})]
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=120)
+    if runtime == "onnxruntime":
+        assert done.stdout.splitlines() == ["1"]
+    else:
+        assert "make the tracker in the process that uses it" in done.stdout
+        assert done.stdout.splitlines()[-1] == "7"
+
+
+def test_threads_may_share_a_tracker_and_have_their_own():
+    """Calls wait for each other: each frame gives its scene, and what the process says still goes where it did."""
+    stderr = os.fstat(2)
+    image = cv2.imread(str(PORTRAIT))
+
+    def watch(tracker: Tracker) -> list[int]:
+        return [len(tracker(Frame(image, index, index / 30)).faces) for index in range(8)]
+
+    def watch_alone(_: int) -> list[int]:
+        with Tracker(faces=1, threads=1) as tracker:
+            return watch(tracker)
+
+    with ThreadPoolExecutor(4) as pool, Tracker(faces=1, threads=1) as shared:
+        assert all(counts == [1] * 8 for counts in pool.map(watch, [shared] * 4))
+        assert all(counts == [1] * 8 for counts in pool.map(watch_alone, range(4)))
+    assert os.path.samestat(stderr, os.fstat(2))

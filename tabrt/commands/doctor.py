@@ -12,6 +12,7 @@ import numpy as np
 
 from tabrt import __version__
 from tabrt.card import ModelCard
+from tabrt.detection import RUNTIMES, Detector
 from tabrt.engines.engine import ENGINES, MODELS, int8_file, load_engine
 from tabrt.errors import TabrtError, missing_library
 from tabrt.geometry import CROP_SIZE
@@ -19,11 +20,11 @@ from tabrt.hardware import available_threads, has_cuda, has_vnni
 from tabrt.live.devices import cameras
 
 PACKAGES = (
-    *("numpy", "opencv-contrib-python", "mediapipe", "onnxruntime", "filterpy", "av", "typer"),
+    *("numpy", "opencv-contrib-python", "onnxruntime", "filterpy", "av", "typer"),
     *("torch", "torch-tensorrt", "torch-tensorrt-rtx", "openvino", "onnx", "onnxscript", "lightning-fabric"),
-    *("starlette", "uvicorn", "python-osc", "pyvirtualcam"),
+    *("mediapipe", "starlette", "uvicorn", "python-osc", "pyvirtualcam"),
 )
-RUNTIME = PACKAGES[:7]
+RUNTIME = PACKAGES[:6]
 
 
 def report() -> Iterator[str]:
@@ -36,7 +37,7 @@ def report() -> Iterator[str]:
     yield "\nEngines"
     yield from (f"  {name:<12} {engine_state(name)}" for name in ENGINES)
     yield "\nDetector"
-    yield f"  {'mediapipe':<12} {detector_state()}"
+    yield from (f"  {name:<12} {detector_state(name)}" for name in RUNTIMES)
     yield "\nModels"
     yield from _models()
     yield "\nCameras"
@@ -75,12 +76,10 @@ def engine_state(name: str) -> str:
     return "runs"
 
 
-def detector_state() -> str:
+def detector_state(runtime: str) -> str:
     """Whether the face detector runs here."""
     try:
-        from tabrt.detection import Detector
-
-        detector = Detector()
+        detector = Detector(runtime)
         try:
             detector(np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8), 1)
         finally:

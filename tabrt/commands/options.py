@@ -25,6 +25,7 @@ else:
 DEFAULT_SMOOTHING = 0.7  # that of tabrt.tracking.smoothing, which would be slow to import
 
 EngineName = Literal["auto", "onnxruntime", "openvino", "tensorrt", "torch"]
+DetectorName = Literal["onnxruntime", "mediapipe"]
 What = Literal["points", "boundaries"]
 
 
@@ -73,12 +74,15 @@ class TrackingOptions(NetworkOptions):
     smoothing: Annotated[float, typer.Option(min=0.0, max=1.0, help="0 for none, 1 for the calmest.")] = (
         DEFAULT_SMOOTHING
     )
+    detector: Annotated[DetectorName, typer.Option(help="What runs the face detector.")] = "onnxruntime"
 
     def tracker(self, boundaries: bool = False) -> Tracker:
         """The tracker asked for. Raises TabrtError."""
         from tabrt.tracking.tracker import Tracker
 
-        return Tracker(self.model_name, self.engine, self.faces, self.smoothing, self.threads, boundaries)
+        return Tracker(
+            self.model_name, self.engine, self.faces, self.smoothing, self.threads, boundaries, self.detector
+        )
 
 
 Out = typer.Option(metavar="OUT.mp4", help="Write the film with the faces drawn here.")

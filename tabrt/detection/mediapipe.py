@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tabrt.detection.views import Detection
-from tabrt.errors import TabrtError, missing_library
+from tabrt.errors import TabrtError, missing_library, missing_package
 from tabrt.files import MODEL_FOLDER, read_bounded
 
 FULL_RANGE = "face_detection_full_range_sparse.tflite"
@@ -29,7 +29,7 @@ class BlazeFace:
                 FaceDetectorOptions(base_options=base, min_detection_confidence=min_score)
             )
         except ModuleNotFoundError as error:
-            raise TabrtError("--detector mediapipe needs MediaPipe: pip install 'tabrt[mediapipe]'") from error
+            raise missing_package(error, "mediapipe") from error
         except (ImportError, RuntimeError, ValueError, OSError) as error:
             problem = missing_library(error) or f"({error}); install tabrt and mediapipe again"
             raise TabrtError(f"MediaPipe's face detector cannot start: {problem}") from error
