@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -90,8 +91,8 @@ class _Conversion:
     def _read_input(self) -> None:
         self._input = int(self._graph.Inputs(0))
         self._weights += [
-            numpy_helper.from_array(np.float32(1 / 127.5), "scale"),
-            numpy_helper.from_array(np.float32(1), "one"),
+            numpy_helper.from_array(np.array(1 / 127.5, np.float32), "scale"),
+            numpy_helper.from_array(np.array(1, np.float32), "one"),
         ]
         self._nodes += [
             helper.make_node("Cast", [INPUT], ["pixels"], to=TensorProto.FLOAT),
@@ -118,7 +119,7 @@ class _Conversion:
         options.Init(operator.BuiltinOptions().Bytes, operator.BuiltinOptions().Pos)
         return options
 
-    def _node(self, kind: str, inputs: list[str], output: int, activation: int = 0, **attributes) -> None:
+    def _node(self, kind: str, inputs: list[str], output: int, activation: int = 0, **attributes: Any) -> None:
         name = f"t{output}"
         first = f"{name}_sum" if activation == RELU else name
         self._nodes.append(helper.make_node(kind, inputs, [first], **attributes))
@@ -165,7 +166,7 @@ class _Conversion:
             before = [more + total // 2 for more, total in zip(before, totals, strict=True)]  # the smaller half
             after = [more + total - total // 2 for more, total in zip(after, totals, strict=True)]
         names = [self._weight(f"w{output}", kernel), self._weight(f"b{output}", self._constants[inputs[2]])]
-        attributes = {"group": groups, "strides": strides, "pads": [*before, *after]}
+        attributes: dict[str, Any] = {"group": groups, "strides": strides, "pads": [*before, *after]}
         activation = options.FusedActivationFunction()
         self._node("Conv", [f"t{padding.tensor}", *names], output, activation, **attributes)
 
@@ -188,8 +189,8 @@ class _Conversion:
         source, target = (self._shape(tensor)[1:3] for tensor in (inputs[0], output))
         scales = [1, 1, *(after / before for before, after in zip(source, target, strict=True))]
         self._weights.append(numpy_helper.from_array(np.array(scales, np.float32), f"scales{output}"))
-        mode = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
-        self._node("Resize", [f"t{inputs[0]}", "", f"scales{output}"], output, **mode)
+        names = [f"t{inputs[0]}", "", f"scales{output}"]
+        self._node("Resize", names, output, mode="linear", coordinate_transformation_mode="half_pixel")
 
     def _spread(self, operator, inputs: list[int], output: int) -> None:
         size = self._options(operator, "DepthToSpaceOptions").BlockSize()

@@ -38,14 +38,15 @@ def samples(folder: Path) -> Iterator[tuple[np.ndarray, Crop]]:
             whole = np.flatnonzero(np.isfinite(labels["points98"]).all(axis=(1, 2)))
             for i in random.choice(whole, min(count, len(whole)), replace=False):
                 data = np.frombuffer(archive.read(f"images/{labels['image'][i]}"), np.uint8)
-                yield _placed(cv2.imdecode(data, cv2.IMREAD_COLOR), labels["points98"][i].astype(float), random)
+                photo = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
+                yield _placed(photo, labels["points98"][i].astype(float), random)
 
 
 def _placed(photo: np.ndarray, points: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, Crop]:
     side = math.exp(random.uniform(*np.log(SIDES)))
     turn = random.normal(0, UPRIGHT) if random.random() < UPRIGHT_SHARE else random.uniform(-TURNED, TURNED)
     box = Crop.following(points, WFLW98.roll(points), 1.0)
-    matrix = cv2.getRotationMatrix2D(box.centre, -turn, side / box.side)
+    matrix = np.asarray(cv2.getRotationMatrix2D(box.centre, -turn, side / box.side), float)
     reach = min(0.35 * SIZE[1], max(SIZE[1] / 2 - 0.4 * side, 0))
     matrix[:, 2] += np.array(SIZE) / 2 + random.uniform(-reach, reach, 2) - box.centre
     smooth = cv2.GaussianBlur(photo, (0, 0), max(0.4 * box.side / side, 0.1))
@@ -56,7 +57,7 @@ def _placed(photo: np.ndarray, points: np.ndarray, random: np.random.Generator) 
 
 def fit(found: list[tuple[Detection, float, Crop]]) -> tuple[np.ndarray, np.ndarray]:
     """Weights of the centre (5,) and of the side (3,), by least absolute distance."""
-    anchors, sides, centres, lengths = [], [], [], []
+    anchors, centres, lengths = [], [], []
     for detection, scale, crop in found:
         points = detection.keypoints / scale - 0.5
         eyes, nose, mouth, ears = (points[0] + points[1]) / 2, points[2], points[3], (points[4] + points[5]) / 2
@@ -64,11 +65,10 @@ def fit(found: list[tuple[Detection, float, Crop]]) -> tuple[np.ndarray, np.ndar
         centres.append(np.array(crop.centre) / crop.side)
         ear_to_ear = np.linalg.norm(points[5] - points[4])
         lengths.append(np.array([detection.width / scale, np.linalg.norm(mouth - eyes), ear_to_ear]) / crop.side)
-        sides.append(1.0)
-    anchors, centres, lengths = np.stack(anchors), np.stack(centres), np.stack(lengths)
+    places = np.stack(anchors)  # (N, 5, 2)
     # The last weight is what is missing to 1: differences to the last anchor are fitted.
-    free = _robust((anchors[:, :4] - anchors[:, 4:]).transpose(0, 2, 1), centres - anchors[:, 4])
-    side = _robust(lengths[:, None, :], np.array(sides)[:, None])
+    free = _robust((places[:, :4] - places[:, 4:]).transpose(0, 2, 1), np.stack(centres) - places[:, 4])
+    side = _robust(np.stack(lengths)[:, None, :], np.ones((len(lengths), 1)))
     return np.append(free, 1 - free.sum()), side
 
 

@@ -210,7 +210,7 @@ def test_without_the_extra_it_names_the_extra(monkeypatch: pytest.MonkeyPatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "mediapipe"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "mediapipe", None)
-    with pytest.raises(TabrtError, match=r"pip install 'tabrt\[mediapipe\]'"):
+    with pytest.raises(TabrtError, match=r"pip install '\.\[mediapipe\]'"):
         Detector("mediapipe")
 
 

@@ -101,7 +101,7 @@ def calibrated(detection: Detection, calibration: Calibration, scale: float, off
     across, down = points[1] - points[0], mouth - eyes
     roll = math.atan2(across[1] - down[0], across[0] + down[1])  # as Topology.roll
     x, y = calibration.centre @ np.stack([eyes, nose, mouth, ears, centre])
-    lengths = detection.width / scale, np.linalg.norm(down), np.linalg.norm(points[5] - points[4])
+    lengths = np.array([detection.width / scale, np.linalg.norm(down), np.linalg.norm(points[5] - points[4])])
     half = float(np.dot(calibration.side, lengths)) / 2
     return Box(float(x - half), float(y - half), float(x + half), float(y + half), detection.score, roll)
 

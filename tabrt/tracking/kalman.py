@@ -11,9 +11,12 @@ from __future__ import annotations
 import builtins
 import importlib.util
 from collections.abc import Mapping
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
+
+from tabrt.errors import TabrtError
 
 
 def _run(file: Path, instead: Mapping[str, Any]) -> ModuleType:
@@ -22,10 +25,10 @@ def _run(file: Path, instead: Mapping[str, Any]) -> ModuleType:
     def import_(name: str, *rest: Any, **options: Any) -> Any:
         return instead[name] if name in instead else builtins.__import__(name, *rest, **options)
 
-    spec = importlib.util.spec_from_file_location(f"{__name__}.{file.stem}", file)
-    module = importlib.util.module_from_spec(spec)
+    loader = SourceFileLoader(f"{__name__}.{file.stem}", str(file))
+    module = ModuleType(loader.name)
     module.__dict__["__builtins__"] = {**vars(builtins), "__import__": import_}
-    spec.loader.exec_module(module)
+    loader.exec_module(module)
     return module
 
 
@@ -36,7 +39,10 @@ def _logpdf(*arguments: Any, **options: Any) -> Any:
 
 
 def _kalman_filter() -> type:
-    folder = Path(importlib.util.find_spec("filterpy").origin).parent
+    package = importlib.util.find_spec("filterpy")
+    if package is None or package.origin is None:
+        raise TabrtError("filterpy is not installed; install tabrt again")
+    folder = Path(package.origin).parent
     helpers = _run(folder / "common" / "helpers.py", {})
     instead = {"filterpy.stats": SimpleNamespace(logpdf=_logpdf), "filterpy.common": helpers}
     return _run(folder / "kalman" / "kalman_filter.py", instead).KalmanFilter
