@@ -9,8 +9,10 @@ from typing import Annotated
 
 import typer
 
-from export.parity import EFFORTS, accurate_in_int8, compare
+from benchmarks.contract import EFFORTS
+from export.parity import compare
 from export.rebuild import checkpoints, rebuild, ship
+from export.rows import accurate_in_int8
 from export.triton import write_repository
 from tabrt.errors import TabrtError
 
@@ -42,6 +44,8 @@ def main(
     """Rebuild models from their checkpoints in every precision, and write export/PARITY.md with its plot."""
     if effort not in EFFORTS:
         raise typer.BadParameter(f"one of {', '.join(EFFORTS)}", param_hint="--effort")
+    if replace and faces is None:
+        raise typer.BadParameter("needs --faces, which say whether int8 is as accurate", param_hint="--ship")
     if to is Target.triton:
         for path in checkpoints(what):
             print(write_repository(path, out or Path("triton"), tensorrt))

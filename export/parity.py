@@ -4,44 +4,26 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.contract import EFFORTS, machine, markdown, pick, timed, versions
+from benchmarks.contract import machine, markdown, pick, timed, versions
 from export.plot import draw
 from export.rebuild import CACHE, Variant
+from export.rows import Row, winner
 from tabrt.engines.engine import Engine, load_engine
 from tabrt.engines.parity import BOUNDS, Shift, sample_crops
 from tabrt.errors import EngineUnavailable, TabrtError
 from training.evaluate import judge
 from training.sets import shared_validation
 
-__all__ = ["EFFORTS", "Row", "accurate_in_int8", "compare", "measure", "page", "winner"]
-
 FOLDER = Path(__file__).parent
 CPU_ENGINES = ("onnxruntime", "openvino")
 GPU_ENGINES = ("tensorrt", "torch")  # read the checkpoint itself
 THREADS, BATCHES = (1, 2), (1, 4)
-TOLERATED = 1.01  # times the NME of float32: what a faster variant may cost in accuracy
-
-
-@dataclass(frozen=True)
-class Row:
-    """One variant in one engine. Milliseconds by "threads×batch"; NME a fraction, None where it was not measured."""
-
-    name: str
-    engine: str
-    precision: str
-    megabytes: float
-    worst: float  # crop px from torch float32
-    most: float  # of 95 of 100 points
-    median: float
-    nme: float | None
-    milliseconds: dict[str, float]
-    note: str = ""
 
 
 def compare(variants: list[Variant], faces: Path | None, effort: str = "full") -> list[Row]:
@@ -97,24 +79,6 @@ def _times(path: Path, name: str, crops: np.ndarray, effort: str) -> dict[str, f
             times[f"{threads}×{batch}"] = round(timing.median, 2)
         engine.close()
     return times
-
-
-def winner(rows: list[Row], name: str) -> Row | None:
-    """The fastest row of a model, one face on all threads, whose NME is within TOLERATED of float32's."""
-    own = [row for row in rows if row.name == name]
-    base = next((row for row in own if row.precision == "fp32" and row.engine == "onnxruntime"), None)
-    if base is None:
-        return None
-    good = [row for row in own if row.nme is None or base.nme is None or row.nme <= TOLERATED * base.nme]
-    sure = [row for row in good if row.nme is not None or row.precision == "fp32"]
-    return min(sure, key=lambda row: row.milliseconds[f"{max(THREADS)}×1"], default=None)
-
-
-def accurate_in_int8(rows: list[Row]) -> set[str]:
-    """Names of the models that are within TOLERATED of float32 in int8, and faster, in ONNX Runtime."""
-    runtime = [row for row in rows if row.engine == "onnxruntime" and row.precision in ("fp32", "int8")]
-    best = {name: winner(runtime, name) for name in {row.name for row in runtime}}
-    return {name for name, row in best.items() if row is not None and row.precision == "int8"}
 
 
 def page(rows: list[Row], variants: list[Variant], account: dict) -> str:

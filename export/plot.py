@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib
 
@@ -11,11 +10,9 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot
 
-if TYPE_CHECKING:
-    from export.parity import Row
+from export.rows import FASTEST, Row
 
 MARKERS = {"fp32": "o", "fp16": "s", "int8": "^"}
-FASTEST = "2×1"  # threads×faces
 
 
 def draw(rows: list[Row], path: Path) -> None:

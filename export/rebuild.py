@@ -16,8 +16,8 @@ from tabrt.engines.parity import sample_crops
 from tabrt.errors import TabrtError
 from tabrt.exporting.converting import convert
 from tabrt.files import write_atomically
-from tabrt.geometry import Box, Crop
 from tabrt.network.checkpoint import load_checkpoint, save_checkpoint
+from training.augment import truth_crop
 from training.sets import shared_faces
 
 CALIBRATION_FACES = 256
@@ -90,8 +90,7 @@ def calibration_crops(faces: Path, count: int = CALIBRATION_FACES) -> np.ndarray
     crops = []
     for part in sets.values():
         for index in np.unique(np.linspace(0, len(part) - 1, each).astype(int)):
-            points = part.points[index]
-            crop = Crop.around(Box.of(points[np.isfinite(points).all(axis=1)]))  # what is hidden has no label
+            crop = truth_crop(part.points[index])
             crops.append(crop.cut(part.read(int(index))))
     return np.stack(crops[:count])
 

@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 
 CPU_INFO = Path("/proc/cpuinfo")
+# By Linux's names, the fastest first.
+INT8_INSTRUCTIONS = (("VNNI", "avx512_vnni"), ("VNNI", "avx_vnni"), ("AVX2", "avx2"), ("dot product", "asimddp"))
 
 
 def available_threads(threads: int | None) -> int:
@@ -18,14 +20,17 @@ def available_threads(threads: int | None) -> int:
 
 
 @functools.cache
-def has_vnni() -> bool:
-    """Whether this CPU multiplies int8 in one step. Without it int8 gains little, and sums may overflow."""
+def int8_instructions() -> str | None:
+    """The instructions by which this CPU multiplies int8 faster than float32, None where it has none of them.
+
+    AVX2 alone is enough: in two thirds of float32's time, where VNNI takes well under half. Asked of Linux only.
+    """
     try:
         with CPU_INFO.open(encoding="utf-8", errors="replace") as file:
-            flags = next((line.split() for line in file if line.startswith("flags")), [])
+            flags = next((set(line.split()) for line in file if line.startswith(("flags", "Features"))), set())
     except OSError:
-        return False
-    return "avx512_vnni" in flags or "avx_vnni" in flags
+        return None
+    return next((name for name, flag in INT8_INSTRUCTIONS if flag in flags), None)
 
 
 def has_cuda() -> bool:

@@ -20,7 +20,7 @@ from tabrt.card import ModelCard
 from tabrt.engines.engine import MODELS, FakeEngine, int8_file, load_engine
 from tabrt.errors import EngineUnavailable, TabrtError
 from tabrt.exporting.graph import to_onnx, write_card
-from tabrt.hardware import available_threads, has_vnni
+from tabrt.hardware import available_threads, int8_instructions
 from tabrt.heatmaps import decode
 
 CARD = ModelCard(name="random", licence="none", figures={"nme": 0.036})
@@ -176,54 +176,49 @@ def installed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
-    ("asked", "vnni", "ran"),
+    ("asked", "int8", "ran"),
     [
-        ("auto", True, ("onnxruntime", "int8")),
-        ("auto", False, ("onnxruntime", "fp32")),
-        ("onnxruntime", True, ("onnxruntime", "int8")),
-        ("openvino", True, ("openvino", "fp32")),
-        ("torch", True, ("torch", "fp32")),
+        ("auto", "VNNI", ("onnxruntime", "int8")),
+        ("auto", "AVX2", ("onnxruntime", "int8")),
+        ("auto", None, ("onnxruntime", "fp32")),
+        ("onnxruntime", "dot product", ("onnxruntime", "int8")),
+        ("openvino", "VNNI", ("openvino", "fp32")),
+        ("torch", "VNNI", ("torch", "fp32")),
     ],
 )
-def test_a_name_is_what_runs_fastest_here(installed: Path, monkeypatch, asked: str, vnni: bool, ran: tuple[str, str]):
+def test_a_name_is_what_runs_fastest_here(installed: Path, monkeypatch, asked: str, int8: str | None, ran):
     pytest.importorskip("openvino") if asked == "openvino" else None
-    monkeypatch.setattr("tabrt.engines.engine.has_vnni", lambda: vnni)
+    monkeypatch.setattr("tabrt.engines.engine.int8_instructions", lambda: int8)
     engine = load_engine("random1", asked)
     assert (engine.name, engine.card.precision) == ran
 
 
 def test_a_file_is_run_as_it_is(installed: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("tabrt.engines.engine.has_vnni", lambda: True)
+    monkeypatch.setattr("tabrt.engines.engine.int8_instructions", lambda: "VNNI")
     assert load_engine(installed).card.precision == "fp32"
     int8_file(installed).unlink()
     assert load_engine("random1").card.precision == "fp32"
 
 
-def test_int8_on_a_cpu_without_vnni_is_told(installed: Path, monkeypatch: pytest.MonkeyPatch, caplog):
-    monkeypatch.setattr("tabrt.engines.onnxruntime.has_vnni", lambda: False)
-    load_engine(int8_file(installed))
-    assert "no VNNI" in caplog.text
-    caplog.clear()
-    load_engine(installed)
-    assert caplog.text == ""
-
-
 @pytest.mark.parametrize(
-    ("text", "has"),
+    ("text", "found"),
     [
-        ("flags\t\t: fpu avx2 avx512_vnni\n", True),
-        ("processor: 0\nflags : avx_vnni\n", True),
-        ("flags\t: fpu avx2 avx512f avx512bw\n", False),
-        ("Features : asimd asimddp\n", False),
+        ("flags\t\t: fpu avx2 avx512_vnni\n", "VNNI"),
+        ("processor: 0\nflags : avx_vnni avx2\n", "VNNI"),
+        ("flags\t: fpu avx2 avx512f avx512bw\n", "AVX2"),
+        ("flags\t: fpu sse4_2 avx\n", None),
+        ("processor: 0\nFeatures : fp asimd asimddp\n", "dot product"),
+        ("Features : fp asimd\n", None),
+        ("model name: none\n", None),
     ],
 )
-def test_vnni_is_read_from_what_the_kernel_says(tmp_path: Path, monkeypatch, text: str, has: bool):
+def test_int8_instructions_are_read_from_what_the_kernel_says(tmp_path: Path, monkeypatch, text: str, found):
     told = tmp_path / "cpuinfo"
     told.write_text(text)
     monkeypatch.setattr("tabrt.hardware.CPU_INFO", told)
-    assert has_vnni.__wrapped__() is has
+    assert int8_instructions.__wrapped__() == found
     told.unlink()
-    assert has_vnni.__wrapped__() is False
+    assert int8_instructions.__wrapped__() is None
 
 
 def test_auto_says_why_a_faster_engine_is_left(folder: Path, monkeypatch: pytest.MonkeyPatch, caplog):

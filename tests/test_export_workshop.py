@@ -14,9 +14,10 @@ from small_network import face_crops, random_checkpoint
 
 import export.parity
 import export.rebuild
-from export.parity import Row, accurate_in_int8, compare, page, winner
+from export.parity import compare, page
 from export.plot import draw
 from export.rebuild import Variant, calibration_crops, checkpoints, rebuild
+from export.rows import Row, accurate_in_int8, winner
 from export.triton import config, write_repository
 from tabrt.card import MAX_BATCH, ModelCard
 from tabrt.engines.engine import load_engine
@@ -94,6 +95,7 @@ def test_rebuilding_and_comparing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(export.parity, "FOLDER", tmp_path)
     monkeypatch.setattr(export.parity, "CPU_ENGINES", ("onnxruntime",))
     monkeypatch.setattr(export.parity, "THREADS", (1,))
+    monkeypatch.setattr("export.rows.FASTEST", "1×1")
     monkeypatch.setattr("export.plot.FASTEST", "1×1")
     variants = rebuild([random_checkpoint(tmp_path, name="random1")], tmp_path / "out", None)
     assert [variant.precision for variant in variants] == ["fp32", "fp16", "int8"]
@@ -106,7 +108,7 @@ def test_rebuilding_and_comparing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     # Kernels that no batch norm was merged into, in two bytes a weight.
     assert variants[0].path.stat().st_size < 0.92 * (tmp_path / "out" / "random1.safetensors").stat().st_size
     rows = compare(variants, None, "smoke")
-    assert "beyond 0.8" in rows[3].note
+    assert f"beyond {BOUNDS['int8']}" in rows[3].note
     assert f"- random1 int8 in onnxruntime {rows[3].note}." in (tmp_path / "PARITY.md").read_text("utf-8")
     assert [(row.engine, row.precision) for row in rows] == [
         ("onnxruntime", "fp32"),
@@ -181,3 +183,12 @@ def test_a_problem_is_one_line(arguments: list[str]):
     assert told.returncode == 1
     assert told.stderr.startswith("error: there is no checkpoint")
     assert told.stderr.count("\n") == 1
+
+
+def test_nothing_ships_without_faces_to_judge_it(tmp_path: Path):
+    """Or the int8 files would go, for nobody knew how accurate they are."""
+    command = [sys.executable, "-m", "export", "all", "--ship", "--out", str(tmp_path)]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert told.returncode == 2
+    assert "--faces" in told.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,7 @@ from tabrt.detection import RUNTIMES, Detector
 from tabrt.engines.engine import ENGINES, MODELS, int8_file, load_engine
 from tabrt.errors import TabrtError, missing_library
 from tabrt.geometry import CROP_SIZE
-from tabrt.hardware import available_threads, has_cuda, has_vnni
+from tabrt.hardware import available_threads, has_cuda, int8_instructions
 from tabrt.live.devices import cameras
 
 PACKAGES = (
@@ -30,8 +30,8 @@ RUNTIME = PACKAGES[:6]
 def report() -> Iterator[str]:
     """The lines of `tabrt doctor`, as they are found."""
     yield f"tabrt {__version__}, Python {platform.python_version()}, {platform.platform()}"
-    vnni = "yes" if has_vnni() else "no, so models run in float32"
-    yield f"cores {available_threads(None)}, int8 (VNNI) {vnni}, NVIDIA GPU {'found' if has_cuda() else 'none found'}"
+    int8 = int8_instructions() or "no faster here, so models run in float32"
+    yield f"cores {available_threads(None)}, int8: {int8}, NVIDIA GPU {'found' if has_cuda() else 'none found'}"
     yield ""
     yield from _packages()
     yield "\nEngines"
@@ -124,7 +124,7 @@ def cards() -> Iterator[str]:
         yield f"  {card.topology}, hourglasses {card.hourglasses}, {card.width}, {card.precision}, {card.date}"
         small = int8_file(path)
         if small.is_file():
-            yield f"  also in int8 ({small.stat().st_size / 1e6:.1f} MB), for CPUs with VNNI: {small}"
+            yield f"  also in int8 ({small.stat().st_size / 1e6:.1f} MB): {small}"
         yield f"  licence: {card.licence}"
         yield f"  trained on: {card.training_data}"
         yield from (f"  {figure}: {value:g}" for figure, value in card.figures.items())

@@ -15,7 +15,7 @@ from tabrt.card import MAX_BATCH, ModelCard
 from tabrt.errors import EngineUnavailable, TabrtError
 from tabrt.files import MODEL_FOLDER
 from tabrt.geometry import CROP_SIZE, HEATMAP_SIZE
-from tabrt.hardware import has_cuda, has_vnni
+from tabrt.hardware import has_cuda, int8_instructions
 from tabrt.heatmaps import render, render_logits
 from tabrt.topology import BOUNDARY_CHANNELS
 from tabrt.variants import DEFAULT_MODEL, SHIPPED
@@ -111,7 +111,7 @@ def load_engine(model: str | Path = DEFAULT_MODEL, engine: str = "auto", threads
     """Load a model: a name of MODELS, or a file, by an engine of ENGINES or the best one here (`auto`).
 
     A name is what runs fastest with that engine: in ONNX Runtime the int8 file, if one ships with the model and this
-    CPU has VNNI; else the float32 file or its checkpoint. A file is run as it is.
+    CPU is faster in int8; else the float32 file or its checkpoint. A file is run as it is.
     threads: CPU threads, None for as many as there are cores. Raises TabrtError for a model that is missing or
     damaged, EngineUnavailable for an engine that cannot run here.
     """
@@ -135,7 +135,7 @@ def model_file(model: str | Path, engine: str | None = None) -> Path:
         if not path.is_file():
             raise TabrtError(f"the model {model} is not installed ({path}); install tabrt again")
         small = int8_file(path)
-        return small if engine == "onnxruntime" and has_vnni() and small.is_file() else path
+        return small if engine == "onnxruntime" and int8_instructions() and small.is_file() else path
     path = Path(model)
     if not path.is_file():
         raise TabrtError(f"no model is called {model!s} and no such file is here; names: {', '.join(MODELS)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +12,13 @@ from tabrt.engines.engine import in_batches
 from tabrt.errors import TabrtError
 from tabrt.files import read_bounded
 from tabrt.geometry import CROP_SIZE, HEATMAP_SIZE
-from tabrt.hardware import available_threads, has_vnni
+from tabrt.hardware import available_threads
 from tabrt.topology import BOUNDARY_CHANNELS
 
 # The key by which ONNX names data outside the file. It is looked for in the bytes, before ONNX Runtime sees them: some
 # releases read whatever file, or memory address, stands there.
 OUTSIDE = b"location"
 SILENT = 4  # ONNX Runtime's log: what it has to say comes as an exception
-
-log = logging.getLogger("tabrt")
 
 
 def load(path: Path, threads: int | None = None) -> OnnxRuntimeEngine:
@@ -40,8 +37,6 @@ class OnnxRuntimeEngine:
         self._session = _open(path, read_bounded(path), available_threads(threads))
         self.card = _card(self._session, path)
         _check_signature(self._session, self.card, path)
-        if self.card.precision == "int8" and not has_vnni():
-            log.warning("%s is in int8 and this CPU has no VNNI: points may be off; use a float32 model", path.name)
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
         return self._maps(crops, "landmarks")[0]  # the others are not even written

@@ -104,8 +104,9 @@ def export_onnx(
     converted = convert(checkpoint, precision, crops, calibration=crops)
     if not converted.accepted:
         raise TabrtError(
-            f"{precision} moves points by {converted.shift.bounded(precision):.2f} px of 256; at most "
-            f"{BOUNDS[precision]} is allowed: export with --precision fp32"
+            f"{precision} moves {'95 of 100 points' if precision == 'int8' else 'points'} by up to "
+            f"{converted.shift.bounded(precision):.2f} px of 256; at most {BOUNDS[precision]} is allowed: "
+            "export with --precision fp32"
         )
     write_atomically(out, converted.data)
     size = len(converted.data)

@@ -28,6 +28,9 @@ PIXEL_ZERO = 114  # the grey that stands for 0: the mean of IMAGE_MEAN, so that 
 PLANES, ROWS = (0, 3, 1, 2), (0, 2, 3, 1)  # NHWC to NCHW, and back
 GROUP = 4  # pixels of a row that the first convolution takes as one, with their colours: kernels want channels by fours
 _LARGEST_BIAS = 2**30
+# Levels of any two weights of a channel together. CPUs without VNNI add two products of a uint8 and an int8 in int16,
+# and 255 · 128 is the most that fits; two weights are rounded, by one half each.
+_LARGEST_PAIR = 127
 
 
 def to_int8(model: onnx.ModelProto, crops: np.ndarray) -> onnx.ModelProto:
@@ -229,7 +232,7 @@ class _Int8:
     ) -> None:
         """A convolution with int8 weights and an int32 bias, of the attributes of `node`."""
         # A channel with next to no weights still needs a scale in which its bias can be written.
-        scale = np.maximum(np.abs(kernel).max(axis=(1, 2, 3)) / 127, np.abs(bias) / (scale_in * _LARGEST_BIAS))
+        scale = np.maximum(_kernel_scale(kernel), np.abs(bias) / (scale_in * _LARGEST_BIAS))
         scale = np.maximum(scale, 1e-12).astype(np.float32).astype(np.float64)
         name = node.output[0]
         weights = [
@@ -299,6 +302,12 @@ class _Int8:
     def _node(self, kind: str, inputs: list[str], output: str, name: str | None = None, **attributes) -> str:
         self._nodes.append(helper.make_node(kind, inputs, [output], name or output, **attributes))
         return output
+
+
+def _kernel_scale(kernel: np.ndarray) -> np.ndarray:
+    """The scale of each channel's weights, such that no two of them together exceed _LARGEST_PAIR levels."""
+    sizes = np.sort(np.abs(kernel).reshape(len(kernel), -1), axis=1)[:, -2:]
+    return np.maximum(sizes.sum(axis=1) / _LARGEST_PAIR, sizes[:, -1] / 127)
 
 
 def by_groups(kernel: np.ndarray, pad: int) -> tuple[np.ndarray, int, int]:

@@ -55,11 +55,17 @@ class TabConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> TabConfig:
-        """The config written by `to_dict`. Raises TabrtError for a missing, unknown or wrong field."""
-        expected = cls.__dataclass_fields__.keys()
-        if not isinstance(values, dict) or values.keys() != expected:
+        """The config written by `to_dict`, by this or an older tabrt: fields that it did not know have their defaults.
+
+        Raises TabrtError for an unknown or wrong field.
+        """
+        known = cls.__dataclass_fields__.keys()
+        if not isinstance(values, dict) or values.keys() - known:
             found = ", ".join(map(str, values)) if isinstance(values, dict) else type(values).__name__
-            raise TabrtError(f"a network's config must have the fields {', '.join(expected)}; found: {found[:200]}")
+            raise TabrtError(
+                f"a network's config must have the fields {', '.join(known)}, and no others; found: {found[:200]}. "
+                "A checkpoint of a newer tabrt needs a newer tabrt"
+            )
         return cls(**values)
 
     def to_dict(self) -> dict:
