@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tabrt.faces import Face, Frame, Scene
     from tabrt.film.reading import open_film
     from tabrt.geometry import Box
-    from tabrt.sinks.records import read_landmarks
+    from tabrt.sinks.landmarks import read_landmarks
     from tabrt.topology import to_68
     from tabrt.tracking.tracker import Tracker
 
@@ -65,7 +65,7 @@ _HOMES = {
     "draw": "tabrt.drawing.overlay",
     "load_engine": "tabrt.engines.engine",
     "open_film": "tabrt.film.reading",
-    "read_landmarks": "tabrt.sinks.records",
+    "read_landmarks": "tabrt.sinks.landmarks",
     "to_68": "tabrt.topology",
 }
 

@@ -91,3 +91,8 @@ def _identity(path: Path) -> object:
 def without_password(source: str) -> str:
     """An address without the user name and password it may carry; anything else as it is."""
     return re.sub(r"(?<=://)[^/?#]*@", "", source)
+
+
+def printable(name: str | Path) -> str:
+    """A name as any file and any terminal can hold it: bytes that are no UTF-8 become \\x and two digits."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -20,7 +20,7 @@ from conftest import CLIP, TIMES, command, environment
 
 from tabrt import __version__
 from tabrt.commands.options import DEFAULT_SMOOTHING
-from tabrt.sinks.records import read_landmarks
+from tabrt.sinks.records import landmark_lines
 from tabrt.tracking.smoothing import DEFAULT_STRENGTH
 
 Run = Callable[..., subprocess.CompletedProcess]
@@ -80,7 +80,7 @@ def test_the_film_plays_everywhere(tracked):
 
 def test_the_face_is_drawn_where_the_landmarks_are(tracked, clip: Path):
     folder, _ = tracked
-    lines = list(read_landmarks(folder / "out.jsonl"))[1:]
+    lines = list(landmark_lines(folder / "out.jsonl"))[1:]
     drawn, plain = frames_of(folder / "out.mp4")[-1], frames_of(clip)[-1]
     changed = np.abs(drawn.astype(int) - plain).max(axis=2) > 40
     left, top, right, bottom = lines[-1]["faces"][0]["box"]
@@ -92,7 +92,7 @@ def test_the_face_is_drawn_where_the_landmarks_are(tracked, clip: Path):
 
 def test_the_landmark_file_has_a_line_a_frame(tracked, clip: Path):
     folder, _ = tracked
-    header, *lines = read_landmarks(folder / "out.jsonl")
+    header, *lines = landmark_lines(folder / "out.jsonl")
     assert (header["format"], header["version"]) == ("tabrt-landmarks", 1)
     assert header["scheme"] == "wflw98" and header["model"] and header["engine"]
     assert (header["source"], header["width"], header["height"]) == (str(clip), 320, 180)
@@ -144,7 +144,7 @@ def test_a_film_from_standard_input(run: Run, clip: Path, tmp_path: Path):
     with open(_as_mkv(clip, tmp_path / "in.mkv"), "rb") as film:
         done = run("video", "-", "--landmarks", "out.jsonl", stdin=film)
     assert done.returncode == 0, done.stderr
-    assert len(list(read_landmarks(tmp_path / "out.jsonl"))) == 1 + len(TIMES)
+    assert len(list(landmark_lines(tmp_path / "out.jsonl"))) == 1 + len(TIMES)
 
 
 def test_a_film_that_cannot_be_read_as_it_comes_is_one_line_with_the_remedy(run: Run, tmp_path: Path):
@@ -178,7 +178,7 @@ def test_pictures(run: Run, clip: Path, tmp_path: Path):
         cv2.imwrite(str(tmp_path / "in" / name), frame)
     done = run("image", "in", "--out", "drawn", "--landmarks", "points.jsonl")
     assert done.returncode == 0, done.stderr
-    header, *lines = read_landmarks(tmp_path / "points.jsonl")
+    header, *lines = landmark_lines(tmp_path / "points.jsonl")
     assert header["source"] == ["in/a.jpg", "in/b.png"]
     assert [len(line["faces"]) for line in lines] == [1, 1]
     for name in ("a.jpg", "b.png"):
@@ -343,7 +343,7 @@ def test_a_full_disk_keeps_what_was_written(run: Run, clip: Path, tmp_path: Path
 
     assert_one_line(run("video", clip, "--landmarks", "out.jsonl", preexec_fn=limit), "out.jsonl")
     assert (tmp_path / "out.jsonl").read_bytes().endswith(b"\n")
-    assert len(list(read_landmarks(tmp_path / "out.jsonl"))) > 2
+    assert len(list(landmark_lines(tmp_path / "out.jsonl"))) > 2
     assert_one_line(run("video", clip, "--landmarks", "/dev/full"), "jsonl")
 
 
@@ -354,7 +354,7 @@ def test_odd_sizes_are_tracked_or_refused_in_one_line(run: Run, tmp_path: Path, 
     if done.returncode:
         assert_one_line(done)
     else:
-        assert len(list(read_landmarks(tmp_path / "out.jsonl"))) == 2
+        assert len(list(landmark_lines(tmp_path / "out.jsonl"))) == 2
         assert len(picture_times(tmp_path / "out.mp4")) == 1
 
 
@@ -365,7 +365,7 @@ def test_a_damaged_film_is_tracked_beyond_the_damage(run: Run, tmp_path: Path):
     (tmp_path / "in.mp4").write_bytes(data)
     done = run("video", "in.mp4", "--landmarks", "out.jsonl", timeout=300)
     assert done.returncode == 0, done.stderr
-    lines = list(read_landmarks(tmp_path / "out.jsonl"))[1:]
+    lines = list(landmark_lines(tmp_path / "out.jsonl"))[1:]
     assert lines[-1]["time"] > 19
     assert len(lines) > 430
 
@@ -418,7 +418,7 @@ def test_a_signal_closes_the_files(tmp_path: Path, number: int, code: int):
     assert process.returncode == code
     assert "Traceback" not in said
     times = picture_times(tmp_path / "out.mp4")
-    lines = list(read_landmarks(tmp_path / "out.jsonl"))[1:]
+    lines = list(landmark_lines(tmp_path / "out.jsonl"))[1:]
     assert len(lines) - 1 <= len(times) <= len(lines) + 1
     assert len(times) > 50
     assert sound_packets(tmp_path / "out.mp4")

@@ -22,7 +22,7 @@ from tabrt.files import check_outputs
 from tabrt.film.reading import open_film
 from tabrt.geometry import Box
 from tabrt.live.devices import Camera, cameras
-from tabrt.sinks import read_landmarks, write_image
+from tabrt.sinks import landmark_lines, write_image
 
 
 def small(picture: np.ndarray) -> np.ndarray:
@@ -85,7 +85,7 @@ def test_an_upright_face_is_found_in_a_photo_lying_on_its_side(tmp_path: Path):
     names = [str(tmp_path / name) for name in ("upright.jpg", "lying.jpg")]
     image(ImageOptions(sources=names, out=str(tmp_path / "out"), landmarks=str(tmp_path / "points.jsonl")))
     first, second = (
-        np.array(line["faces"][0]["points"]) for line in list(read_landmarks(tmp_path / "points.jsonl"))[1:]
+        np.array(line["faces"][0]["points"]) for line in list(landmark_lines(tmp_path / "points.jsonl"))[1:]
     )
     assert np.linalg.norm(first - second, axis=1).mean() < 3
     assert cv2.imread(str(tmp_path / "out" / "lying.jpg")).shape == upright.shape
@@ -117,7 +117,7 @@ def test_a_picture_format_that_does_not_exist_is_named(tmp_path: Path):
 def test_the_demo_leaves_a_film_landmarks_and_a_contact_sheet(tmp_path: Path, clip: Path):
     summary, files = demo(DemoOptions(out=tmp_path / "new" / "demo"), clip)
     assert [file.suffix for file in files] == [".mp4", ".jsonl", ".png"]
-    assert summary.frames == len(list(read_landmarks(files[1]))) - 1 == 16
+    assert summary.frames == len(list(landmark_lines(files[1]))) - 1 == 16
     assert summary.faces == 1
 
 

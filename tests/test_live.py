@@ -45,7 +45,7 @@ from tabrt.live.metrics import MetricsServer, metrics_text
 from tabrt.live.recorder import Recorder, Snapshots, unused
 from tabrt.live.run import Counting, Run, Wish, quit_by_signal
 from tabrt.live.status import LONGEST, Numbers, State, Status
-from tabrt.sinks import Sink, host_and_port, read_landmarks
+from tabrt.sinks import Sink, host_and_port, landmark_lines
 
 PROGRAM = Path(__file__).parent / "live_program.py"
 LIMIT = 60.0  # seconds that a test waits for something at most
@@ -349,7 +349,7 @@ def test_live_writes_what_it_saw(short_film, tmp_path):
             osc=f"127.0.0.1:{ear.getsockname()[1]}",
         )
         bundle = ear.recv(65536)
-    header, *rows = read_landmarks(tmp_path / "seen.jsonl")
+    header, *rows = landmark_lines(tmp_path / "seen.jsonl")
     assert (header["source"], header["width"], header["height"]) == (str(short_film), 640, 360)
     assert len(rows) == summary.numbers.frames > 0
     with open_film(tmp_path / "seen.mp4") as film:

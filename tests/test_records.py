@@ -13,7 +13,7 @@ import pytest
 from tabrt.errors import TabrtError
 from tabrt.faces import Face, Frame, Scene
 from tabrt.geometry import Box
-from tabrt.sinks.records import LandmarkWriter, read_landmarks
+from tabrt.sinks.records import LandmarkWriter, landmark_lines
 from tabrt.topology import WFLW98
 
 HEADER = {"model": "tab1-lite", "engine": "onnxruntime", "source": "naïve.mp4", "width": 640, "height": 360}
@@ -53,18 +53,32 @@ def test_json_lines_say_what_they_are_then_one_line_a_frame(tmp_path):
     assert max(len(str(value)) for point in record["points"] for value in point) <= 8, "three decimals, no more"
 
 
-def test_csv_has_a_row_a_face(tmp_path):
+def test_csv_has_a_row_a_face_and_one_for_a_frame_without(tmp_path):
     one, two = face(1, 1), face(7, 2)
     path = write(tmp_path / "a.csv", scene(0), scene(1, one, two), scene(2, one))
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["frame"], row["id"]) for row in rows] == [("1", "1"), ("1", "7"), ("2", "1")]
+    assert [(row["frame"], row["id"]) for row in rows] == [("0", ""), ("1", "1"), ("1", "7"), ("2", "1")]
     columns = list(rows[0])
     assert columns[:8] == ["frame", "time", "id", "score", "left", "top", "right", "bottom"]
     assert columns[8:14] == ["x0", "y0", "c0", "x1", "y1", "c1"]
-    assert len(columns) == 8 + 98 * 3
-    assert float(rows[1]["x97"]) == pytest.approx(float(two.points[97, 0]), abs=6e-4)
-    assert float(rows[1]["c5"]) == pytest.approx(float(two.confidence[5]), abs=6e-4)
+    assert columns[8 + 98 * 3 :] == ["width", "height"]
+    assert float(rows[2]["x97"]) == pytest.approx(float(two.points[97, 0]), abs=6e-4)
+    assert float(rows[2]["c5"]) == pytest.approx(float(two.confidence[5]), abs=6e-4)
+    assert {(row["width"], row["height"]) for row in rows} == {("4", "4")}
+    assert {value for name, value in rows[0].items() if name not in ("frame", "time", "width", "height")} == {""}
+
+
+def test_frames_tell_what_they_are_tagged_with_and_their_size_where_the_header_does_not(tmp_path):
+    tags = {"picture": lambda each: f"{each.frame.index}.png"}
+    for suffix in (".jsonl", ".csv"):
+        with LandmarkWriter(tmp_path / f"a{suffix}", {"width": None, "height": None}, WFLW98, tags) as writer:
+            writer(scene(0))
+            writer(scene(1, face(1)))
+    _, *lines = landmark_lines(tmp_path / "a.jsonl")
+    assert [(line["picture"], line["width"], line["height"]) for line in lines] == [("0.png", 4, 4), ("1.png", 4, 4)]
+    with (tmp_path / "a.csv").open(newline="") as file:
+        assert [row["picture"] for row in csv.DictReader(file)] == ["0.png", "1.png"]
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
@@ -145,7 +159,7 @@ def test_a_full_disk_is_said_and_leaves_whole_lines(tmp_path, suffix):
     assert "cannot write landmarks" in done.stdout and done.stdout.count("\n") == 1, done.stderr
     assert path.read_text().endswith("\n")
     if suffix == ".jsonl":
-        assert len(list(read_landmarks(path))) > 3
+        assert len(list(landmark_lines(path))) > 3
 
 
 @pytest.mark.parametrize(
@@ -170,7 +184,7 @@ def test_reads_back_what_was_written_and_passes_over_a_cut_line(tmp_path):
     path = write(tmp_path / "a.jsonl", scene(0), scene(1, face(3)))
     with path.open("ab") as file:
         file.write(b'{"frame": 2, "ti')
-    head, *rows = read_landmarks(path)
+    head, *rows = landmark_lines(path)
     assert head["scheme"] == "wflw98"
     assert [row["frame"] for row in rows] == [0, 1]
     assert rows[1]["faces"][0]["id"] == 3
@@ -183,13 +197,13 @@ def test_reads_back_what_was_written_and_passes_over_a_cut_line(tmp_path):
 def test_other_files_are_refused_in_one_line(tmp_path, content):
     (tmp_path / "a.jsonl").write_bytes(content)
     with pytest.raises(TabrtError) as problem:
-        list(read_landmarks(tmp_path / "a.jsonl"))
+        list(landmark_lines(tmp_path / "a.jsonl"))
     assert "\n" not in str(problem.value)
     with pytest.raises(TabrtError, match="cannot read"):
-        list(read_landmarks(tmp_path / "none.jsonl"))
+        list(landmark_lines(tmp_path / "none.jsonl"))
 
 
 def test_another_version_is_refused(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"format": "tabrt-landmarks", "version": 2}\n')
     with pytest.raises(TabrtError, match="version 2"):
-        list(read_landmarks(tmp_path / "a.jsonl"))
+        list(landmark_lines(tmp_path / "a.jsonl"))

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from tabrt.commands.options import ImageOptions
 from tabrt.commands.progress import Progress, Stopwatch, Timed
-from tabrt.commands.summary import Summary, drawing, stages, summary
+from tabrt.commands.summary import Summary, drawing, landmark_header, stages, summary
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame, Scene
-from tabrt.files import check_outputs
+from tabrt.files import check_outputs, printable
 from tabrt.film.reading import PICTURE_SUFFIXES, read_image
-from tabrt.sinks import LandmarkWriter, PictureSink, Sink, landmark_header
+from tabrt.sinks import LandmarkWriter, PictureSink, Sink
 from tabrt.tracking.tracker import Tracker
 
 
@@ -49,8 +49,11 @@ def _sinks(
     if options.out is not None:
         yield Timed(watch, "encode", PictureSink(targets))
     if options.landmarks is not None:
-        header = landmark_header(tracker.engine, *_names_and_size(pictures))
-        yield Timed(watch, "write", LandmarkWriter(options.landmarks, header, tracker.topology))
+        names = [str(path) for path in pictures]
+        source, size = (names[0], _size(pictures[0])) if len(names) == 1 else (names, (None, None))
+        header = landmark_header(options, tracker, source, size, "none")
+        tags = {"picture": lambda scene: printable(names[scene.frame.index])}
+        yield Timed(watch, "write", LandmarkWriter(options.landmarks, header, tracker.topology, tags))
 
 
 def _pictures(sources: Sequence[str]) -> list[Path]:
@@ -110,12 +113,9 @@ def _read(pictures: Sequence[Path], problems: list[str]) -> Iterator[Frame]:
             problems.append(str(problem))
 
 
-def _names_and_size(pictures: Sequence[Path]) -> tuple[object, int | None, int | None]:
-    """Source, width and height of the landmark file: the sizes of several pictures differ."""
-    if len(pictures) > 1:
-        return [str(path) for path in pictures], None, None
-    height, width = read_image(pictures[0]).shape[:2]
-    return str(pictures[0]), width, height
+def _size(picture: Path) -> tuple[int, int]:
+    height, width = read_image(picture).shape[:2]
+    return width, height
 
 
 def _alone(tracker: Tracker) -> Callable[[Frame], Scene]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tabrt.commands.options import LiveOptions
+from tabrt.commands.summary import landmark_header
 from tabrt.drawing import Drawing, face_layers
 from tabrt.faces import Scene
 from tabrt.files import check_outputs
@@ -28,7 +31,6 @@ from tabrt.sinks import (
     Sink,
     VirtualCamera,
     find_pyvirtualcam,
-    landmark_header,
     landmark_suffix,
 )
 from tabrt.tracking.tracker import Tracker
@@ -107,7 +109,7 @@ def _sinks(options: LiveOptions, camera: LiveCamera, tracker: Tracker, run: Run,
         yield OscSink(options.osc)
     yield Recorder(run, camera, folder, Path(options.out) if options.out is not None else None)
     if options.landmarks is not None:
-        yield MadeLate(lambda scene: _landmarks(options.landmarks, camera, tracker, scene))
+        yield MadeLate(lambda scene: _landmarks(options, camera, tracker, scene))
     if options.virtual_camera:
         yield MadeLate(lambda scene: VirtualCamera(*scene.picture.shape[1::-1], camera.rate or USUAL_RATE))
 
@@ -120,10 +122,17 @@ def _page(port: int, host: str, camera: LiveCamera, tracker: Tracker, run: Run) 
     return page
 
 
-def _landmarks(path: str, camera: LiveCamera, tracker: Tracker, scene: Scene) -> Sink:
+def _landmarks(options: LiveOptions, camera: LiveCamera, tracker: Tracker, scene: Scene) -> Sink:
     """Made with the first scene, for the header tells the size of the pictures."""
     height, width = scene.frame.image.shape[:2]
-    return LandmarkWriter(path, landmark_header(tracker.engine, camera.name, width, height), tracker.topology)
+    header = landmark_header(options, tracker, camera.name, (width, height), "monotonic")
+    return LandmarkWriter(str(options.landmarks), header, tracker.topology, {"utc": _utc})
+
+
+def _utc(scene: Scene) -> str:
+    """The date and time at which the picture had been read."""
+    then = time.time() - time.monotonic() + scene.frame.time
+    return datetime.fromtimestamp(then, UTC).isoformat(timespec="milliseconds")
 
 
 def _summary(options: LiveOptions, run: Run, sinks: list[Sink]) -> LiveSummary:

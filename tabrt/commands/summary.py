@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
-from tabrt.commands.options import OutputOptions
+from tabrt import __version__
+from tabrt.commands.options import OutputOptions, TrackingOptions
 from tabrt.commands.progress import Progress, Stopwatch, totals, where_time_went
 from tabrt.drawing import Drawing, face_layers
+from tabrt.files import printable, without_password
 from tabrt.tracking.tracker import Tracker
+from tabrt.variants import SHIPPED
+
+Size = tuple[int | None, int | None]  # width and height, px
 
 STAGES = ("decode", "detect", "crop", "network", "maps", "smooth", "draw", "encode", "write")  # in their order
 
@@ -29,6 +37,40 @@ def drawing(options: OutputOptions, tracker: Tracker, watch: Stopwatch) -> Drawi
         return Drawing()
     layers = face_layers(tracker.topology, options.boundaries, tracker.engine.card.offset)
     return Drawing(tuple(watch.layer("draw", layer) for layer in layers))
+
+
+def landmark_header(
+    options: TrackingOptions, tracker: Tracker, source: str | Sequence[str], size: Size, clock: str
+) -> dict[str, Any]:
+    """What the first line of a landmark file says of its making.
+
+    clock: what the times of its frames are: "film", seconds of presentation time as the film has them; "monotonic",
+    seconds of this machine's monotonic clock; "none", where pictures have no time.
+    """
+    card, engine = tracker.engine.card, tracker.engine.name
+    width, height = size
+    name = options.model_name
+    return {
+        "model": name if name in SHIPPED else printable(Path(name).name),
+        "engine": engine,
+        "source": _shown(source) if isinstance(source, str) else [_shown(each) for each in source],
+        "width": width,
+        "height": height,
+        "clock": clock,
+        "tabrt": __version__,
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "settings": {
+            "faces": options.faces,
+            "smoothing": options.smoothing,
+            "precision": card.precision,
+            "threads": options.threads,
+        },
+        "weights": {"name": card.name, "version": card.version, "date": card.date},
+    }
+
+
+def _shown(source: str) -> str:
+    return printable(without_password(source))
 
 
 def stages(watch: Stopwatch, tracker: Tracker) -> dict[str, float]:

@@ -13,11 +13,11 @@ from contextlib import ExitStack, closing
 from tabrt.ahead import ahead
 from tabrt.commands.options import VideoOptions
 from tabrt.commands.progress import Progress, Stopwatch, Timed
-from tabrt.commands.summary import Summary, drawing, stages, summary
-from tabrt.files import check_outputs, without_password
+from tabrt.commands.summary import Summary, drawing, landmark_header, stages, summary
+from tabrt.files import check_outputs
 from tabrt.film.reading import Film, open_film
 from tabrt.film.writing import FilmWriter
-from tabrt.sinks import FilmSink, LandmarkWriter, Sink, landmark_header
+from tabrt.sinks import FilmSink, LandmarkWriter, Sink
 from tabrt.tracking.tracker import Tracker
 
 DEPTH = 8  # frames that decoding, and scenes that tracking, may run ahead
@@ -52,5 +52,5 @@ def _sinks(options: VideoOptions, film: Film, tracker: Tracker, watch: Stopwatch
         writer = FilmWriter(options.out, *size, film.rate, codec=options.codec, crf=options.crf, film=film)
         yield Timed(watch, "encode", FilmSink(writer))
     if options.landmarks is not None:
-        header = landmark_header(tracker.engine, without_password(options.source), film.width, film.height)
+        header = landmark_header(options, tracker, options.source, (film.width, film.height), "film")
         yield Timed(watch, "write", LandmarkWriter(options.landmarks, header, tracker.topology))

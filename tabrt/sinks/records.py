@@ -1,4 +1,4 @@
-"""The landmark file: one JSON line a frame, or one CSV row a face, whole on disk as soon as it is written."""
+"""The landmark file: one JSON line a frame, or CSV rows, whole on disk as soon as they are written."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tabrt.engines.engine import Engine
 from tabrt.errors import TabrtError
 from tabrt.faces import Face, Scene
 from tabrt.sinks.sink import Sink
@@ -25,34 +24,41 @@ VERSION = 1
 MAX_LINE = 2**24  # bytes, of a file being read
 SUFFIXES = (".jsonl", ".csv")
 
+Tags = Mapping[str, Callable[[Scene], Any]]  # further fields of a frame, by name
+
 
 class LandmarkWriter(Sink):
     """Writes scenes as JSON Lines (.jsonl, and `-` for standard output) or CSV (.csv).
 
     `header` goes into the first line of a JSON Lines file, after format, version and scheme: model, engine, source,
-    width, height. CSV has a row of column names instead. Points and boxes are frame px to 1/1000, times seconds.
+    width, height and whatever else it holds. CSV has a row of column names instead, then a row a face, and one with
+    empty cells for a frame without faces. Points and boxes are frame px to 1/1000, times seconds. tags: further fields
+    of each frame. A frame tells its size in CSV, and where the header does not.
     Each line is one write, so that a killed run leaves whole lines; after a full disk the file is cut back to them.
     Raises TabrtError: an unknown suffix, a file that cannot be written, a full disk.
     """
 
-    def __init__(self, path: str | Path, header: dict[str, Any], topology: Topology):
+    def __init__(self, path: str | Path, header: Mapping[str, Any], topology: Topology, tags: Tags | None = None):
         self.path = Path(path)
         self._whole = 0  # bytes
         self._points = topology.points
         suffix = landmark_suffix(path)
-        self._lines = _csv_lines if suffix == ".csv" else _json_lines
+        self._csv = suffix == ".csv"
+        sized = self._csv or header.get("width") is None
+        self._tags: Tags = (_SIZE if sized else {}) | dict(tags or {})
         self._file = _open_for_writing(path)
-        if suffix == ".csv":
-            self._put(_csv_text([_columns(topology.points)]))
+        if self._csv:
+            self._put(_csv_text([[*_columns(topology.points), *self._tags]]))
         else:
-            self._put(_json({"format": FORMAT, "version": VERSION, "scheme": topology.name} | header))
+            self._put(_json({"format": FORMAT, "version": VERSION, "scheme": topology.name} | dict(header)))
 
     def __call__(self, scene: Scene) -> None:
-        """Add a scene: one JSON line, faces or not; one CSV row for each of its faces."""
+        """Add a scene: one JSON line, or one CSV row for each of its faces, at least one."""
         for face in scene.faces:
             if face.points.shape != (self._points, 2):
                 raise ValueError(f"points {face.points.shape} in a file of ({self._points}, 2)")
-        self._put(self._lines(scene))
+        tags = {name: tag(scene) for name, tag in self._tags.items()}
+        self._put(_csv_lines(scene, self._points, list(tags.values())) if self._csv else _json_line(scene, tags))
 
     def close(self) -> None:
         self._file.close()
@@ -72,6 +78,12 @@ class LandmarkWriter(Sink):
             self._file.truncate(self._whole)
 
 
+_SIZE: dict[str, Callable[[Scene], Any]] = {
+    "width": lambda scene: scene.frame.image.shape[1],
+    "height": lambda scene: scene.frame.image.shape[0],
+}
+
+
 def landmark_suffix(path: str | Path) -> str:
     """.jsonl or .csv: how landmarks are written to the path. Raises TabrtError for another suffix."""
     suffix = ".jsonl" if str(path) == "-" else Path(path).suffix.lower()
@@ -80,7 +92,7 @@ def landmark_suffix(path: str | Path) -> str:
     return suffix
 
 
-def read_landmarks(path: str | Path) -> Iterator[dict[str, Any]]:
+def landmark_lines(path: str | Path) -> Iterator[dict[str, Any]]:
     """The lines of a JSON Lines landmark file, the header first; a last line that was cut off is left out.
 
     Raises TabrtError for a file that is none, and for a damaged line.
@@ -112,6 +124,8 @@ def _parsed(line: bytes, path: str | Path, number: int) -> dict[str, Any]:
 def _open_for_writing(path: str | Path) -> io.FileIO:
     """Unbuffered: what is written is with the system when write returns."""
     if str(path) == "-":
+        if sys.stdout is None:
+            raise TabrtError("standard output is closed; write the landmarks to a file")
         return io.FileIO(sys.stdout.fileno(), "wb", closefd=False)
     try:
         return io.FileIO(os.fspath(path), "wb")
@@ -125,7 +139,7 @@ def _cannot_write(path: str | Path, problem: OSError) -> str:
     return f"cannot write landmarks to {path} ({problem.strerror}); name another place, or free some space"
 
 
-def _json_lines(scene: Scene) -> str:
+def _json_line(scene: Scene, tags: dict[str, Any]) -> str:
     faces = [
         {
             "id": face.id,
@@ -136,15 +150,18 @@ def _json_lines(scene: Scene) -> str:
         }
         for face in scene.faces
     ]
-    return _json({"frame": scene.frame.index, "time": _number(scene.frame.time, 6), "faces": faces})
+    return _json({"frame": scene.frame.index, "time": _number(scene.frame.time, 6)} | tags | {"faces": faces})
 
 
 def _json(row: dict[str, Any]) -> str:
     return json.dumps(row, allow_nan=False, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
-def _csv_lines(scene: Scene) -> str:
-    return _csv_text([_row(scene, face) for face in scene.faces])
+def _csv_lines(scene: Scene, points: int, tags: list[Any]) -> str:
+    """A row a face; a frame without faces has one of its own, whose cells are empty."""
+    faces = [_cells(face) for face in scene.faces] or [[""] * (len(_columns(points)) - 2)]
+    frame = [scene.frame.index, _number(scene.frame.time, 6)]
+    return _csv_text([[*frame, *cells, *tags] for cells in faces])
 
 
 def _columns(points: int) -> list[str]:
@@ -152,16 +169,9 @@ def _columns(points: int) -> list[str]:
     return ["frame", "time", "id", "score", "left", "top", "right", "bottom", *each]
 
 
-def _row(scene: Scene, face: Face) -> list[Any]:
+def _cells(face: Face) -> list[Any]:
     points = _numbers(np.column_stack([face.points, face.confidence]).ravel())
-    return [
-        scene.frame.index,
-        _number(scene.frame.time, 6),
-        face.id,
-        _number(face.box.score, 3),
-        *_box(face),
-        *points,
-    ]
+    return [face.id, _number(face.box.score, 3), *_box(face), *points]
 
 
 def _csv_text(rows: list[list[Any]]) -> str:
@@ -186,14 +196,3 @@ def _numbers(values: np.ndarray) -> list:
     if np.isfinite(rounded).all():
         return rounded.tolist()
     return np.where(np.isfinite(rounded), rounded.astype(object), None).tolist()
-
-
-def landmark_header(engine: Engine, source: object, width: int | None, height: int | None) -> dict:
-    """What the first line of a landmark file says of its making."""
-    return {
-        "model": engine.card.name,
-        "engine": engine.name,
-        "source": source,
-        "width": width,
-        "height": height,
-    }

@@ -1,0 +1,172 @@
+"""A landmark file read back, as arrays."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tabrt.errors import TabrtError, first_line
+from tabrt.sinks.records import landmark_lines, landmark_suffix
+
+LARGEST = 4 * 2**30  # bytes of one array of points
+
+
+@dataclass(frozen=True, eq=False)
+class Landmarks:
+    """What a landmark file says, by frame and id: N frames, F ids, L points; NaN where a frame has no face of an id.
+
+    header: the first line of a .jsonl; of a .csv what its columns say. points: frame px. Arrays of all frames and ids
+    are made when first asked for; a film of an hour has some 100,000 frames, and each id costs 80 MB of points there.
+    """
+
+    header: dict[str, Any]
+    frames: np.ndarray  # (N,) numbers of the frames
+    times: np.ndarray  # (N,) seconds
+    ids: np.ndarray  # (F,) ascending
+    _rows: _Rows
+
+    @cached_property
+    def points(self) -> np.ndarray:
+        """(N, F, L, 2) float32."""
+        return self._by_frame_and_id(self._rows.points)
+
+    @cached_property
+    def confidence(self) -> np.ndarray:
+        """(N, F, L) float32, 0…1."""
+        return self._by_frame_and_id(self._rows.confidence)
+
+    @cached_property
+    def scores(self) -> np.ndarray:
+        """(N, F) float32: the confidence of each face."""
+        return self._by_frame_and_id(self._rows.scores)
+
+    @cached_property
+    def boxes(self) -> np.ndarray:
+        """(N, F, 4) float32: left, top, right, bottom."""
+        return self._by_frame_and_id(self._rows.boxes)
+
+    def to_pandas(self) -> Any:
+        """A pandas.DataFrame with a row a face, and the columns of the .csv. Raises TabrtError without pandas."""
+        try:
+            import pandas
+        except ModuleNotFoundError:
+            raise TabrtError("to_pandas needs pandas; run: pip install pandas") from None
+        rows = self._rows
+        table = {"frame": self.frames[rows.at], "time": self.times[rows.at], "id": rows.ids, "score": rows.scores}
+        table |= dict(zip(("left", "top", "right", "bottom"), rows.boxes.T, strict=True))
+        points = np.concatenate([rows.points, rows.confidence[..., None]], axis=2)
+        names = [f"{axis}{index}" for index in range(points.shape[1]) for axis in "xyc"]
+        return pandas.DataFrame(table | dict(zip(names, points.reshape(len(points), -1).T, strict=True)))
+
+    def _by_frame_and_id(self, values: np.ndarray) -> np.ndarray:
+        shape = len(self.frames), len(self.ids), *values.shape[1:]
+        if math.prod(shape) * values.itemsize > LARGEST:
+            raise TabrtError(
+                f"{shape[0]} frames with {shape[1]} ids are too many for one array; use to_pandas(), a row a face"
+            )
+        whole = np.full(shape, np.nan, values.dtype)
+        whole[self._rows.at, np.searchsorted(self.ids, self._rows.ids)] = values
+        return whole
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """The R faces of a file, one after the other."""
+
+    at: np.ndarray  # (R,) index among the frames
+    ids: np.ndarray  # (R,)
+    scores: np.ndarray  # (R,)
+    boxes: np.ndarray  # (R, 4)
+    points: np.ndarray  # (R, L, 2)
+    confidence: np.ndarray  # (R, L)
+
+
+def read_landmarks(path: str | Path) -> Landmarks:
+    """Read a landmark file, .jsonl or .csv. A last line that was cut off is left out.
+
+    Raises TabrtError for a file that cannot be read or is none, and for a damaged line.
+    """
+    lines = _csv_frames(Path(path)) if landmark_suffix(path) == ".csv" else landmark_lines(path)
+    header = next(lines)
+    try:
+        return _gathered(header, lines)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise TabrtError(f"{path} has a line without the fields of a landmark file; was it edited?") from None
+
+
+def _gathered(header: dict[str, Any], lines: Iterable[dict[str, Any]]) -> Landmarks:
+    frames: list[int] = []
+    times: list[float] = []
+    at: list[int] = []
+    ids: list[int] = []
+    numbers: list[np.ndarray] = []  # of a face: score, box, points, confidence
+    count = 0
+    for line in lines:
+        if not frames or line["frame"] != frames[-1]:
+            frames.append(int(line["frame"]))
+            times.append(math.nan if line["time"] is None else float(line["time"]))
+        for face in line["faces"]:
+            points = np.array(face["points"], np.float32).reshape(-1, 2)
+            count = count or len(points)
+            at.append(len(frames) - 1)
+            ids.append(int(face["id"]))
+            parts = [face["score"]], face["box"], points.ravel(), face["confidence"]
+            numbers.append(np.concatenate([np.array(part, np.float32) for part in parts]))
+            if len(points) != count or len(numbers[-1]) != 5 + 3 * count:
+                raise ValueError("faces of different schemes")
+    table = np.stack(numbers) if numbers else np.empty((0, 5), np.float32)
+    points = table[:, 5 : 5 + 2 * count].reshape(len(table), count, 2)
+    rows = _Rows(np.array(at, int), np.array(ids, int), table[:, 0], table[:, 1:5], points, table[:, 5 + 2 * count :])
+    return Landmarks(header, np.array(frames, int), np.array(times), np.unique(rows.ids), rows)
+
+
+def _csv_frames(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a CSV file as JSON lines have them, what they say of the whole film first."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            yield from _rows_as_lines(path, csv.reader(_whole_lines(file)))
+    except (OSError, UnicodeDecodeError, csv.Error) as problem:
+        why = getattr(problem, "strerror", None) or first_line(problem)
+        raise TabrtError(f"cannot read {path} ({why}); name a .csv that tabrt wrote") from None
+
+
+def _whole_lines(lines: Iterable[str]) -> Iterator[str]:
+    return (line for line in lines if line.endswith("\n"))
+
+
+def _rows_as_lines(path: Path, rows: Iterator[list[str]]) -> Iterator[dict[str, Any]]:
+    names = next(rows, [])
+    if names[:8] != ["frame", "time", "id", "score", "left", "top", "right", "bottom"]:
+        raise TabrtError(f"{path} is no landmark file; name a .csv that tabrt wrote")
+    count = sum(name.startswith("x") and name[1:].isdecimal() for name in names)
+    rest = names[8 + 3 * count :]
+    header: dict[str, Any] = {"width": None, "height": None}
+    first = next(rows, None)
+    if first is not None:
+        said = dict(zip(rest, first[8 + 3 * count :], strict=False))
+        header |= {name: int(said[name]) for name in ("width", "height") if said.get(name, "").isdecimal()}
+    yield header
+    for row in itertools.chain([] if first is None else [first], rows):
+        yield _line(row, count)
+
+
+def _line(row: list[str], count: int) -> dict[str, Any]:
+    line: dict[str, Any] = {"frame": int(row[0]), "time": _float(row[1]), "faces": []}
+    if row[2]:
+        values = [_float(cell) for cell in row[3 : 8 + 3 * count]]
+        points = np.array(values[5:], float).reshape(count, 3)
+        face = {"id": int(row[2]), "score": values[0], "box": values[1:5]}
+        line["faces"] = [face | {"points": points[:, :2], "confidence": points[:, 2]}]
+    return line
+
+
+def _float(cell: str) -> float | None:
+    return float(cell) if cell else None
