@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import io
 import logging
 import os
 import signal
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
+from typer.core import TyperCommand
 
 from tabrt import __version__
 from tabrt.commands.options import (
@@ -39,6 +41,22 @@ STOPPED = {128 + signal.SIGINT, 128 + signal.SIGTERM}
 PATIENCE = 3.0  # seconds for closing files before a second signal ends the program at once
 
 Options = TypeVar("Options")
+
+
+class _Command(TyperCommand):
+    """A command that says so when an option is given twice, where the last one would win without a word."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = [each for each in self.make_parser(ctx).parse_args(args=list(args))[2] if _is_single(each)]
+        twice = next((each for each in given if given.count(each) > 1), None)
+        if twice is not None:
+            raise typer.BadParameter(f"{twice.opts[0]} is given twice; give it once", ctx=ctx)
+        return super().parse_args(ctx, args)
+
+
+def _is_single(parameter: Any) -> bool:
+    return parameter.param_type_name == "option" and not parameter.multiple and not parameter.is_flag
+
 
 app = typer.Typer(
     name="tabrt",
@@ -82,7 +100,7 @@ def _common(
     pass
 
 
-@app.command()
+@app.command(cls=_Command)
 @taking(VideoOptions)
 def video(options: VideoOptions) -> None:
     """Track the faces of a film: the film with 98 points drawn on each, and the numbers in a file."""
@@ -91,7 +109,7 @@ def video(options: VideoOptions) -> None:
     _tell(work(options), options.out, options.landmarks)
 
 
-@app.command()
+@app.command(cls=_Command)
 @taking(ImageOptions)
 def image(options: ImageOptions) -> None:
     """Find the faces of pictures, each picture on its own."""
@@ -100,7 +118,7 @@ def image(options: ImageOptions) -> None:
     _tell(work(options), options.out, options.landmarks)
 
 
-@app.command()
+@app.command(cls=_Command)
 @taking(DemoOptions)
 def demo(options: DemoOptions) -> None:
     """Track the film that ships with tabrt: leaves a film, a landmark file and a contact sheet."""
@@ -112,7 +130,7 @@ def demo(options: DemoOptions) -> None:
         print(f"{what + ':':<15}{file.resolve()}")
 
 
-@app.command()
+@app.command(cls=_Command)
 @taking(LiveOptions)
 def live(options: LiveOptions) -> None:
     """Follow the faces in front of a camera.
@@ -131,7 +149,7 @@ def live(options: LiveOptions) -> None:
         raise SystemExit(128 + summary.signal)
 
 
-@app.command()
+@app.command(cls=_Command)
 def export(
     hourglasses: Annotated[int, typer.Option(min=1, max=8, help="Hourglasses of the network.")],
     width: Annotated[Width | None, typer.Option(help="Width of the network.", show_default=DEFAULT_WIDTH)] = None,
@@ -161,7 +179,7 @@ def _exporter() -> Callable[..., object]:
     return run
 
 
-@app.command()
+@app.command(cls=_Command)
 @taking(NetworkOptions)
 def bench(options: NetworkOptions) -> None:
     """Measure how fast the network runs here."""
@@ -171,7 +189,7 @@ def bench(options: NetworkOptions) -> None:
         print(line, flush=True)
 
 
-@app.command()
+@app.command(cls=_Command)
 def models() -> None:
     """List the models that ship with tabrt, their figures and licences."""
     from tabrt.commands.doctor import cards
@@ -180,7 +198,7 @@ def models() -> None:
         print(line)
 
 
-@app.command()
+@app.command(cls=_Command)
 def doctor() -> None:
     """Say what is installed, which engines can run and why not the others, and which cameras are there."""
     from tabrt.commands.doctor import report
@@ -202,6 +220,7 @@ def _tell(summary: Summary, *outputs: object) -> None:
 
 def main() -> None:
     """Run the command line; the only place where problems become exit codes."""
+    _fill_standard_streams()
     logging.basicConfig(format="tabrt: %(message)s", level=logging.WARNING)
     stop = _Stop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -217,10 +236,40 @@ def main() -> None:
     except Exception as problem:
         if os.environ.get("TABRT_DEBUG"):
             raise
-        _fail(
-            missing_library(problem)
-            or f"unexpected {type(problem).__name__}: {problem}; please report it, with what TABRT_DEBUG=1 shows"
-        )
+        _fail(missing_library(problem) or _of_the_system(problem) or _defect(problem))
+
+
+def _fill_standard_streams() -> None:
+    """Put nothing where a standard stream was closed, so that no file that is opened later takes its number.
+
+    A closed standard output stays None, for what is asked to write there; names of any bytes can be printed.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _of_the_system(problem: Exception) -> str | None:
+    """What the system refused: a file or folder, memory; None for any other problem."""
+    if isinstance(problem, MemoryError):
+        return "there is too little memory for this; close other programs, or give smaller pictures"
+    if not isinstance(problem, OSError) or problem.strerror is None:
+        return None
+    if isinstance(problem, BrokenPipeError):
+        return "the output was closed by its reader; write to a file"
+    where = f" with {problem.filename}" if problem.filename is not None else ""
+    return f"the system refuses something{where} ({problem.strerror}); check names, rights and room"
+
+
+def _defect(problem: Exception) -> str:
+    return f"unexpected {type(problem).__name__}: {problem}; please report it, with what TABRT_DEBUG=1 shows"
 
 
 class _Stop:

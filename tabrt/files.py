@@ -62,7 +62,11 @@ def check_outputs(inputs: Sequence[str | Path], *outputs: str | Path | None, ove
         if output is None or str(output) == "-":
             continue
         path = Path(output)
-        _check_writable(path)
+        try:
+            _check_writable(path)
+        except (OSError, ValueError) as problem:  # such as a name that is too long
+            reason = getattr(problem, "strerror", None) or str(problem)
+            raise TabrtError(f"{printable(path)} cannot be written ({reason}); choose another name") from None
         if _identity(path) in taken:
             raise TabrtError(f"{path} is read or written already; choose another name for the output")
         if not overwrite and path.is_file() and path.stat().st_size:
@@ -89,8 +93,14 @@ def _identity(path: Path) -> object:
 
 
 def without_password(source: str) -> str:
-    """An address without the user name and password it may carry; anything else as it is."""
-    return re.sub(r"(?<=://)[^/?#]*@", "", source)
+    """An address without the user name, password and keys it may carry; anything else as it is."""
+    if "://" not in source:
+        return source
+    return _SECRETS.sub(r"\1=…", re.sub(r"(?<=://)[^/?#]*@", "", source))
+
+
+# Cameras take their password as a part of the path, too: rtsp://10.0.0.5/user=admin&password=…
+_SECRETS = re.compile(r"(?i)\b(\w*(?:pass|passwd|password|pwd|token|secret|key|auth|signature|sig))=[^&#/;]*")
 
 
 def printable(name: str | Path) -> str:

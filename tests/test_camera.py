@@ -242,6 +242,11 @@ def test_wrong_addresses(source, said):
 def test_passwords_are_not_shown():
     assert without_password("rtsp://me:p@ss@10.0.0.1/1") == "rtsp://10.0.0.1/1"
     assert without_password("/dev/video0") == "/dev/video0"
+    assert without_password("http://cam/x.m3u8?a=1&access_token=abc&b=2") == "http://cam/x.m3u8?a=1&access_token=…&b=2"
+    assert without_password("rtsp://10.0.0.5/user=admin&password=abc&channel=1") == (
+        "rtsp://10.0.0.5/user=admin&password=…&channel=1"
+    )
+    assert without_password("film with key=3.mp4") == "film with key=3.mp4"
 
 
 def test_a_program_quits_while_a_read_is_stuck():

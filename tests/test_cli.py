@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import csv
+import functools
+import http.server
 import json
 import os
 import resource
+import shlex
+import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import av
@@ -20,6 +26,7 @@ from conftest import CLIP, TIMES, command, environment
 
 from tabrt import __version__
 from tabrt.commands.options import DEFAULT_SMOOTHING
+from tabrt.engines.engine import MODELS
 from tabrt.sinks.records import landmark_lines
 from tabrt.tracking.smoothing import DEFAULT_STRENGTH
 
@@ -112,6 +119,24 @@ def test_the_closing_lines_say_what_was_done_and_where_the_time_went(tracked):
     assert done.stdout == ""
 
 
+def test_the_landmark_file_says_how_it_was_made(tracked, clip: Path):
+    header = next(landmark_lines(tracked[0] / "out.jsonl"))
+    assert (header["model"], header["clock"], header["tabrt"]) == ("tab1-lite", "film", __version__)
+    assert datetime.fromisoformat(header["written"]).tzinfo is not None
+    assert (header["settings"]["faces"], header["settings"]["smoothing"]) == (4, DEFAULT_SMOOTHING)
+    assert header["settings"]["precision"] in ("fp32", "int8")
+    assert header["weights"]["name"] == "tab1-lite"
+
+
+def test_a_model_of_ones_own_is_not_called_by_another_name(run: Run, clip: Path, tmp_path: Path):
+    shutil.copy(MODELS["tab1-lite"], tmp_path / "mine.onnx")
+    assert run("video", clip, "--landmarks", "out.jsonl", "--model", "mine.onnx").returncode == 0
+    header = next(landmark_lines(tmp_path / "out.jsonl"))
+    assert (header["model"], header["weights"]["name"], header["settings"]["precision"]) == (
+        *("mine.onnx", "tab1-lite", "fp32"),
+    )
+
+
 def test_landmarks_alone_as_csv(run: Run, clip: Path, tmp_path: Path):
     done = run("video", clip, "--landmarks", "out.csv")
     assert done.returncode == 0, done.stderr
@@ -187,6 +212,33 @@ def test_pictures(run: Run, clip: Path, tmp_path: Path):
         assert np.abs(before.astype(int) - after).max() > 60
 
 
+def test_each_line_of_pictures_says_which_one_it_is_of_and_all_faces_count(run: Run, clip: Path, tmp_path: Path):
+    frame = frames_of(clip)[0]
+    (tmp_path / "in").mkdir()
+    for name, picture in (("a.png", frame), ("b.png", np.zeros_like(frame)), ("c.png", np.hstack([frame, frame]))):
+        cv2.imwrite(str(tmp_path / "in" / name), picture)
+    done = run("image", "in/*.png", "--landmarks", "points.csv")  # as no shell has expanded it
+    assert done.returncode == 0, done.stderr
+    assert "faces 3, in 2 of the pictures" in done.stderr
+    with (tmp_path / "points.csv").open(newline="") as file:
+        rows = [(row["picture"], row["id"], row["width"]) for row in csv.DictReader(file)]
+    assert rows == [
+        ("in/a.png", "1", "320"),
+        ("in/b.png", "", "320"),
+        ("in/c.png", "1", "640"),
+        ("in/c.png", "2", "640"),
+    ]
+    assert run("image", "in", "--landmarks", "points.jsonl").returncode == 0
+    header, *lines = landmark_lines(tmp_path / "points.jsonl")
+    assert header["clock"] == "none"
+    assert [(line["picture"], len(line["faces"])) for line in lines] == [
+        ("in/a.png", 1),
+        ("in/b.png", 0),
+        ("in/c.png", 2),
+    ]
+    assert_one_line(run("image", "*.bmp", "--landmarks", "none.csv"), "*.bmp")
+
+
 def test_one_picture_to_one_file(run: Run, clip: Path, tmp_path: Path):
     cv2.imwrite(str(tmp_path / "face.png"), frames_of(clip)[0])
     assert run("image", "face.png", "--out", "drawn.png").returncode == 0
@@ -233,6 +285,9 @@ def test_models_shows_the_cards(run: Run):
         ["video", "in.mp4", "--out", "out.mp4", "--faces", "0"],
         ["video", "in.mp4", "--out", "out.mp4", "--smoothing", "2"],
         ["video", "in.mp4", "--out", "out.mp4", "--model", "tab1-lite", "--hourglasses", "2"],
+        ["video", "in.mp4", "--landmarks", "a.jsonl", "--landmarks", "b.jsonl"],
+        ["live", "--no-window"],
+        ["live", "--size", "large"],
         ["image", "--out", "there"],
         ["export"],
         ["paint"],
@@ -318,6 +373,8 @@ BAD_OPTIONS = {
     "a model that is none": (["--out", "out.mp4", "--model", "text.onnx"], "text.onnx"),
     "no such build": (["--out", "out.mp4", "--hourglasses", "7"], "tab7-lite"),
     "an engine that cannot run": (["--out", "out.mp4", "--engine", "tensorrt"], ""),
+    "a width that does not ship": (["--out", "out.mp4", "--width", "full"], "no weights ship for --width full"),
+    "a name that is too long": (["--out", f"{'x' * 300}.mp4"], "File name too long"),
     "one file for all": (["--out", "same.csv", "--landmarks", "same.csv"], "same.csv"),
 }
 
@@ -329,6 +386,61 @@ def test_a_bad_option_is_one_line_and_touches_nothing(run: Run, clip: Path, tmp_
     (tmp_path / "text.onnx").write_text("a model, honestly")
     assert_one_line(run("video", "in.mp4", *words), word)
     assert (tmp_path / "in.mp4").read_bytes() == clip.read_bytes()
+
+
+def test_what_is_there_is_replaced_only_when_told_to(run: Run, clip: Path, tmp_path: Path):
+    (tmp_path / "out.jsonl").write_text("the work of a day\n")
+    assert_one_line(run("video", clip, "--landmarks", "out.jsonl"), "out.jsonl is there already", "--overwrite")
+    assert (tmp_path / "out.jsonl").read_text() == "the work of a day\n"
+    assert run("video", clip, "--landmarks", "out.jsonl", "--overwrite").returncode == 0
+    assert len(list(landmark_lines(tmp_path / "out.jsonl"))) == 1 + len(TIMES)
+    (tmp_path / "made.jsonl").touch()  # as mktemp does
+    assert run("video", clip, "--landmarks", "made.jsonl").returncode == 0
+
+
+def test_names_that_are_no_text(run: Run, clip: Path, tmp_path: Path):
+    name = os.fsdecode(b"caf\xe9")
+    shutil.copy(clip, tmp_path / f"{name}.mp4")
+    done = run("video", f"{name}.mp4", "--landmarks", f"{name}.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert next(landmark_lines(tmp_path / f"{name}.jsonl"))["source"] == r"caf\xe9.mp4"
+    assert_one_line(run("video", f"{name}.mkv", "--landmarks", "b.jsonl"), "no file")
+
+
+def test_passwords_are_neither_printed_nor_written(run: Run, clip: Path, tmp_path: Path):
+    class Films(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_words: object) -> None:
+            pass
+
+    handler = functools.partial(Films, directory=str(clip.parent))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://me:geheim@127.0.0.1:{server.server_port}/{clip.name}?token=geheim"
+        done = run("video", url, "--landmarks", "out.jsonl")
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    lost = run("video", url, "--landmarks", "lost.jsonl")
+    assert_one_line(lost, "cannot open http://127.0.0.1:")
+    assert "geheim" not in (tmp_path / "out.jsonl").read_text() + done.stderr + lost.stderr
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_change_nothing(clip: Path, tmp_path: Path, closed: str):
+    """Nor does a film take the number of a closed one, where libraries would write into it."""
+    words = shlex.join([*command(), "video", str(clip), "--out", "out.mp4", "--landmarks", "out.jsonl"])
+    done = subprocess.run(f"{words} {closed}", shell=True, cwd=tmp_path, env=environment(), timeout=300)
+    assert done.returncode == 0
+    assert (
+        len(picture_times(tmp_path / "out.mp4")) == len(list(landmark_lines(tmp_path / "out.jsonl"))) - 1 == len(TIMES)
+    )
+
+
+def test_landmarks_to_a_closed_standard_output_are_refused(clip: Path, tmp_path: Path):
+    words = shlex.join([*command(), "video", str(clip), "--landmarks", "-"])
+    done = subprocess.run(
+        f"{words} >&-", shell=True, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True, timeout=300
+    )
+    assert_one_line(done, "standard output is closed")
 
 
 def test_an_unwritable_folder_is_one_line(run: Run, clip: Path):

@@ -32,7 +32,7 @@ def image(options: ImageOptions, tracker: Tracker | None = None) -> Summary:
     with ExitStack() as stack:
         tracker = tracker or stack.enter_context(options.tracker(options.boundaries))
         sinks = [stack.enter_context(sink) for sink in _sinks(options, pictures, targets, tracker, watch)]
-        progress = stack.enter_context(Progress(len(pictures)))
+        progress = stack.enter_context(Progress(len(pictures), "pictures"))
         frames = watch.each("decode", _read(pictures, problems))
         with progress.stated():
             for scene in map(drawing(options, tracker, watch), map(_alone(tracker), frames)):
@@ -40,7 +40,7 @@ def image(options: ImageOptions, tracker: Tracker | None = None) -> Summary:
                     sink(scene)
     if problems:
         raise TabrtError(_passed_over(problems, len(pictures)))
-    return summary(progress, "pictures", stages(watch, tracker), [])
+    return summary(progress, stages(watch, tracker), [])
 
 
 def _sinks(

@@ -83,11 +83,12 @@ class Timed(Sink):
 class Progress(Sink):
     """Shows frames/s, faces and time left on stderr: a bar on a terminal, else a line now and then."""
 
-    def __init__(self, total: int | None = None):
-        self.total = total
+    def __init__(self, total: int | None = None, unit: str = "frames"):
+        self.total, self.unit = total, unit
         self.frames = 0
         self.frames_with_faces = 0
         self.ids: set[int] = set()
+        self.all_faces = 0  # of all frames
         self._start = self._last_line = time.monotonic()
         self._bar = _bar() if sys.stderr.isatty() else None
         self._task = self._bar.add_task("", total=total, speed=0.0, faces=0) if self._bar else None
@@ -105,6 +106,7 @@ class Progress(Sink):
         self.frames += 1
         self.frames_with_faces += bool(scene.faces)
         self.ids.update(face.id for face in scene.faces)
+        self.all_faces += len(scene.faces)
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=self.frames, speed=self.speed, faces=len(scene.faces))
         elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
@@ -117,8 +119,13 @@ class Progress(Sink):
         try:
             yield
         except TabrtError as problem:
-            done = f"{self.frames} frame{'' if self.frames == 1 else 's'}"
+            done = f"{self.frames} {self.unit if self.frames != 1 else self.unit.removesuffix('s')}"
             raise TabrtError(f"{problem} (stopped after {done})") from problem
+
+    @property
+    def faces(self) -> int:
+        """Different faces seen: ids of a film; each picture is on its own, and all of its faces count."""
+        return len(self.ids) if self.unit == "frames" else self.all_faces
 
     @property
     def elapsed(self) -> float:
@@ -148,10 +155,11 @@ def _bar() -> Bar:
     )
 
 
-def totals(progress: Progress, unit: str = "frames") -> str:
+def totals(progress: Progress) -> str:
     """What was done, in one line."""
-    faces = f"faces {len(progress.ids)}, in {progress.frames_with_faces} of the {unit}"
-    seen = faces if progress.ids else "no face found"
+    unit = progress.unit
+    faces = f"faces {progress.faces}, in {progress.frames_with_faces} of the {unit}"
+    seen = faces if progress.faces else "no face found"
     done = f"{progress.frames} {unit if progress.frames != 1 else unit.removesuffix('s')}"
     return f"{done} in {progress.elapsed:.1f} s ({progress.speed:.1f} {unit}/s); {seen}"
 

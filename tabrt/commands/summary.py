@@ -26,7 +26,7 @@ class Summary:
     """What a run did: lines for people, and the numbers behind them."""
 
     frames: int
-    faces: int  # ids seen
+    faces: int  # seen: ids of a film, faces of pictures
     seconds: dict[str, float]  # by stage
     lines: tuple[str, ...]
 
@@ -79,6 +79,6 @@ def stages(watch: Stopwatch, tracker: Tracker) -> dict[str, float]:
     return {name: every[name] for name in STAGES if name in every}
 
 
-def summary(progress: Progress, unit: str, seconds: dict[str, float], notes: Sequence[str]) -> Summary:
-    lines = [*notes, totals(progress, unit), where_time_went(seconds, progress.frames)]
-    return Summary(progress.frames, len(progress.ids), seconds, tuple(lines))
+def summary(progress: Progress, seconds: dict[str, float], notes: Sequence[str]) -> Summary:
+    lines = [*notes, totals(progress), where_time_went(seconds, progress.frames)]
+    return Summary(progress.frames, progress.faces, seconds, tuple(lines))

@@ -43,7 +43,7 @@ def video(options: VideoOptions, tracker: Tracker | None = None) -> Summary:
                 for sink in (*sinks, progress):
                     sink(scene)
     notes = [note for sink in sinks for note in sink.notes]
-    return summary(progress, "frames", stages(watch, tracker), [*notes, *film.notes])
+    return summary(progress, stages(watch, tracker), [*notes, *film.notes])
 
 
 def _sinks(options: VideoOptions, film: Film, tracker: Tracker, watch: Stopwatch) -> Iterator[Sink]:

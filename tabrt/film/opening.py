@@ -11,6 +11,7 @@ from av.error import FFmpegError
 from av.stream import Disposition
 
 from tabrt.errors import TabrtError
+from tabrt.files import without_password
 
 MAX_SIDE = 16384  # px
 MAX_PIXELS = 2**27  # 134 million
@@ -22,7 +23,7 @@ def is_url(source: str) -> bool:
 
 
 def name_of(source: str) -> str:
-    return "standard input" if source == "-" else source
+    return "standard input" if source == "-" else without_password(source)
 
 
 def open_container(source: str, patience: float) -> av.container.InputContainer:
@@ -71,7 +72,7 @@ def cannot_open(source: str, problem: Exception | None = None) -> str:
         return "standard input is no film that can be read as it comes; name a file, or pipe mkv, ts or fragmented mp4"
     why = "" if problem is None else f" ({reason(problem)})"
     if is_url(source):
-        return f"cannot open {source}{why}; check the address and the network"
+        return f"cannot open {without_password(source)}{why}; check the address and the network"
     return f"{source} is no film, or damaged beyond reading{why}; check it, or convert it with ffmpeg"
 
 
