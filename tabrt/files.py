@@ -69,17 +69,24 @@ def check_outputs(inputs: Sequence[str | Path], *outputs: str | Path | None, ove
             raise TabrtError(f"{printable(path)} cannot be written ({reason}); choose another name") from None
         if _identity(path) in taken:
             raise TabrtError(f"{path} is read or written already; choose another name for the output")
-        if not overwrite and path.is_file() and path.stat().st_size:
+        if not overwrite and os.path.isfile(path) and os.path.getsize(path):
             raise TabrtError(f"{path} is there already; choose another name, or give --overwrite to replace it")
         taken.add(_identity(path))
 
 
 def _check_writable(path: Path) -> None:
-    if path.is_dir():
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as problem:  # too long a name, say
+        why = getattr(problem, "strerror", None) or problem
+        raise TabrtError(f"cannot write {path} ({why}); choose another name") from None
+    if os.path.isdir(path):
         raise TabrtError(f"{path} is a folder; name a file in it")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise TabrtError(f"there is no folder {path.parent}; make it first, or choose another")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    if not os.access(path if os.path.exists(path) else path.parent, os.W_OK):
         raise TabrtError(f"{path} may not be written; choose another folder, or change its rights")
 
 

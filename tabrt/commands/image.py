@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,9 +14,11 @@ from tabrt.commands.summary import Summary, drawing, landmark_header, stages, su
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame, Scene
 from tabrt.files import check_outputs, printable
-from tabrt.film.reading import PICTURE_SUFFIXES, read_image
+from tabrt.film.reading import PICTURE_SUFFIXES, left_out, pictures_in, read_image
 from tabrt.sinks import LandmarkWriter, PictureSink, Sink
 from tabrt.tracking.tracker import Tracker
+
+WRITTEN_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def image(options: ImageOptions, tracker: Tracker | None = None) -> Summary:
@@ -40,7 +43,8 @@ def image(options: ImageOptions, tracker: Tracker | None = None) -> Summary:
                     sink(scene)
     if problems:
         raise TabrtError(_passed_over(problems, len(pictures)))
-    return summary(progress, stages(watch, tracker), [])
+    notes = [note for source in options.sources for note in left_out(source)]
+    return summary(progress, stages(watch, tracker), notes)
 
 
 def _sinks(
@@ -59,7 +63,7 @@ def _sinks(
 def _pictures(sources: Sequence[str]) -> list[Path]:
     pictures: list[Path] = []
     for source in _expanded(sources):
-        found = _in_folder(source) if source.is_dir() else [source]
+        found = pictures_in(source) if os.path.isdir(source) else [source]
         if not found:
             raise TabrtError(f"{source} holds no pictures; give one with {', '.join(PICTURE_SUFFIXES)} in it")
         pictures += found
@@ -69,7 +73,7 @@ def _pictures(sources: Sequence[str]) -> list[Path]:
 def _expanded(sources: Sequence[str]) -> Iterator[Path]:
     """The paths, and what the patterns among them stand for where no shell has expanded them."""
     for source in sources:
-        if Path(source).exists():
+        if os.path.lexists(source):
             yield Path(source)
             continue
         found = sorted(glob.glob(source, recursive=True))
@@ -78,19 +82,12 @@ def _expanded(sources: Sequence[str]) -> Iterator[Path]:
         yield from map(Path, found)
 
 
-def _in_folder(folder: Path) -> list[Path]:
-    try:
-        return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
-    except OSError as problem:
-        raise TabrtError(f"cannot read {folder} ({problem.strerror}); check its rights") from None
-
-
 def _targets(pictures: Sequence[Path], out: str | Path | None) -> list[Path]:
     """Where each picture goes. The folder is made when it is missing."""
     if out is None:
         return []
     path = Path(out)
-    if path.suffix.lower() in PICTURE_SUFFIXES and not path.is_dir():
+    if path.suffix.lower() in PICTURE_SUFFIXES and not os.path.isdir(path):
         if len(pictures) > 1:
             raise TabrtError(f"{len(pictures)} pictures cannot go into one file; give a folder with --out")
         return [path]
@@ -98,11 +95,16 @@ def _targets(pictures: Sequence[Path], out: str | Path | None) -> list[Path]:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise TabrtError(f"cannot make the folder {path} ({problem.strerror}); choose another --out") from None
-    targets = [path / picture.name for picture in pictures]
+    targets = [path / _written_name(picture) for picture in pictures]
     twice = next((target.name for target in targets if targets.count(target) > 1), None)
     if twice:
         raise TabrtError(f"several pictures are called {twice}; give their folders one at a time, each its own --out")
     return targets
+
+
+def _written_name(picture: Path) -> str:
+    """The picture's own name, with .png after it where its kind is read and not written."""
+    return picture.name if picture.suffix.lower() in WRITTEN_SUFFIXES else f"{picture.name}.png"
 
 
 def _read(pictures: Sequence[Path], problems: list[str]) -> Iterator[Frame]:

@@ -118,6 +118,18 @@ class OutputOptions(TrackingOptions):
 class VideoOptions(OutputOptions):
     source: Annotated[str, typer.Argument(metavar="IN", help="A film, a folder of pictures, or - for standard input.")]
     out: Annotated[str | None, Out] = None
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="TIME", help="Begin here: seconds or 1:30; -10 is before the end."),
+    ] = None
+    end: Annotated[
+        str | None, typer.Option("--to", metavar="TIME", help="End before this time.", show_default="the end")
+    ] = None
+    every: Annotated[int, typer.Option(min=1, metavar="N", help="Look at every so many frames only.")] = 1
+    track: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Picture track of a film with several.", show_default="the main one"),
+    ] = None
     codec: Annotated[
         str | None, typer.Option(help="Encoder of the film, as ffmpeg calls it.", show_default="libx264")
     ] = None

@@ -31,7 +31,8 @@ def video(options: VideoOptions, tracker: Tracker | None = None) -> Summary:
     check_outputs([options.source], options.out, options.landmarks, overwrite=options.overwrite)
     watch = Stopwatch()
     with ExitStack() as stack:
-        film = stack.enter_context(open_film(options.source))
+        part = options.start, options.end, options.every, options.track
+        film = stack.enter_context(open_film(options.source, *part))
         tracker = tracker or stack.enter_context(options.tracker(options.boundaries))
         sinks = [stack.enter_context(sink) for sink in _sinks(options, film, tracker, watch)]
         progress = stack.enter_context(Progress(film.frames))

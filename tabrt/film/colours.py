@@ -22,7 +22,7 @@ HALD_LEVEL = 8  # a colour table of 64 × 64 × 64
 UNUSED = 0.5  # of its range that a grey picture leaves empty before it is stretched
 DEEP_SHIFT = 4  # colours above 8 bits that stay below 1 / DEEP_SHIFT of their range: 14 bits or fewer in 16
 TAILS = 0.1, 99.9  # percentiles of grey that become black and white: a few dead pixels count for nothing
-SETTLING = 2.0  # seconds in which the range of a film follows its pictures
+SETTLING = 5.0  # seconds in which the range of a film follows its pictures
 PAPER = 255  # grey behind what is transparent
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 import av
@@ -90,6 +90,7 @@ class Film:
         self.time_base = stream.time_base or LEAST_STEP
         self._clock = clock_of(container, network, self.time_base)
         self.duration = _duration(container, stream, self._clock)
+        self._began = max(0.0, (_seconds(stream.start_time, stream.time_base) or 0.0) - float(self._clock.start))
         self._horizon = math.inf if self._clock.jumps else _horizon(container, self.duration, self._clock)
         self.frames = stream.frames or (round(self.duration * self.rate) if self.duration else None)
         self._convert = Converter(float(self.rate))
@@ -152,21 +153,32 @@ class Film:
             if self._index < 0:
                 if time > self.part.start + CLOSE:
                     return False
-                self._index = round(time * self._full_rate)
+                self._index = round((time - self._began) * self._full_rate)
             if time >= self.part.start - CLOSE:
-                self._first, self._first_time = picture, time
+                self._first = picture
+                if self.part.start > 0:
+                    self._sound.start = time - CLOSE
                 return True
             self._index, self._last_time = self._index + 1, time
         return False
 
     def _describe_pictures(self) -> None:
-        first = self._first
         self._fitted: float | None = None  # seconds: from when on pictures of another size came
-        self._matrix, self.plain = turned(first, self._codec)  # plain: it says no more of its orientation than this
-        self._rotation, self._sideways = first.rotation, is_sideways(self._matrix)
-        self._size = first.width, first.height
+        self._matrix, self._plain = turned(self._first, self._codec)
+        self._rotation, self._size = self._first.rotation, (self._first.width, self._first.height)
+        self._measure()
+
+    def _measure(self) -> None:
+        self._sideways = is_sideways(self._matrix)
         self.width, self.height = self._size[::-1] if self._sideways else self._size
         self.pixel_aspect = _shown_aspect(self._aspect(), self._sideways)
+
+    def orient(self, orientation_of: Callable[[str], np.ndarray | None]) -> None:
+        """Ask a picture's EXIF how it is to be turned, where the decoder does not tell all of it."""
+        matrix = None if self._plain else orientation_of(self.source)
+        if matrix is not None:
+            self._matrix = matrix
+            self._measure()
 
     @property
     def _codec(self) -> str:

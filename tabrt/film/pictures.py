@@ -157,7 +157,7 @@ def turned(picture: av.VideoFrame, codec: str) -> tuple[np.ndarray, bool]:
     And whether that is all it says: EXIF may stand beside it, which PyAV 18 has no name for.
     """
     if codec in ("png", "apng"):  # PyAV 18 and 19 free what lies beside a colour profile twice
-        return _turn(picture.rotation), picture.rotation == 0
+        return _turn(picture.rotation), False
     try:
         data = picture.side_data.get("DISPLAYMATRIX")
     except ValueError:

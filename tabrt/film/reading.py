@@ -7,9 +7,17 @@ from pathlib import Path
 
 from tabrt.film.decoding import Film
 from tabrt.film.opening import MAX_PIXELS, MAX_SIDE, is_url
-from tabrt.film.stills import PICTURE_SUFFIXES, PictureFilm, read_image, sequence_of, still_of
+from tabrt.film.stills import (
+    PICTURE_SUFFIXES,
+    PictureFilm,
+    left_out,
+    pictures_in,
+    read_image,
+    sequence_of,
+    still_of,
+)
 
-__all__ = ["MAX_PIXELS", "MAX_SIDE", "PICTURE_SUFFIXES", "Film", "open_film", "read_image"]
+__all__ = ["MAX_PIXELS", "MAX_SIDE", "PICTURE_SUFFIXES", "Film", "left_out", "open_film", "pictures_in", "read_image"]
 
 
 def open_film(

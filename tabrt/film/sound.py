@@ -30,6 +30,7 @@ COPIED_SUBTITLES = {
     ".webm": {"webvtt"},
 }
 NEW_SUBTITLES = {".mkv": "subrip", ".webm": "webvtt"}  # mov_text elsewhere
+EARLY = 1e-6  # seconds: times this near are the same
 TOLD = 0.1  # seconds of sound that may be lost without a word
 
 
@@ -43,6 +44,7 @@ class Soundtrack:
     def __init__(self, streams: Sequence[av.stream.Stream], part: Part | None):
         self.streams = list(streams)
         self.wanted = False
+        self.start = -math.inf  # seconds: of a part, when its first picture is shown
         self.end: float | None = None
         self.lost: dict[int, Fraction] = {}  # seconds, by stream, at times that no film of this length has
         self.waiting: deque[av.Packet] = deque()
@@ -53,13 +55,15 @@ class Soundtrack:
         time = starts(packet)
         if time > horizon:
             self.lost[packet.stream_index] = self.lost.get(packet.stream_index, Fraction(0)) + length(packet)
-        elif time < self._part.end and (self._part.start <= 0 or time >= self._part.start):
+        elif time < self._part.end and (self._part.start <= 0 or time >= self._part.start - EARLY):
             self.waiting.append(packet)
 
     def take(self, until: float) -> Iterator[av.Packet]:
         """The packets that start by `until` seconds, each once."""
-        while self.waiting and starts(self.waiting[0]) <= until:
-            yield self.waiting.popleft()
+        while self.waiting and (time := starts(self.waiting[0])) <= until:
+            packet = self.waiting.popleft()
+            if time >= self.start:
+                yield packet
 
     def clear(self) -> None:
         self.waiting.clear()

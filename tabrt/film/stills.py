@@ -19,9 +19,11 @@ from tabrt.errors import TabrtError
 from tabrt.faces import Frame
 from tabrt.film.colours import Range, on_paper
 from tabrt.film.decoding import CLOSE, Film
+from tabrt.film.exif import HEIGHT, WIDTH, orientation_of, tags
+from tabrt.film.heif import is_tiled, read_heif
 from tabrt.film.opening import check_file, check_size
+from tabrt.film.pictures import upright
 from tabrt.film.sound import Soundtrack
-from tabrt.film.tiles import is_tiled, read_tiles
 from tabrt.film.times import part_of
 
 PICTURE_SUFFIXES = (
@@ -41,28 +43,18 @@ def read_image(path: str | Path) -> np.ndarray:
     """
     name = os.fspath(path)
     check_file(Path(name))
-    tiled = read_tiles(name)
-    if tiled is not None:
-        return tiled
+    picture = read_heif(name)
+    if picture is not None:
+        return picture
     try:
         with Film(name) as film:
-            plain, image = film.plain, next(iter(film)).image
+            film.orient(orientation_of)
+            return next(iter(film)).image
     except TabrtError:
         image = _by_opencv(name)
         if image is None:
             raise
         return image
-    if plain and not _turned_png(name):
-        return image
-    oriented = cv2.imread(name, cv2.IMREAD_COLOR)  # knows all of EXIF, mirror images too
-    return image if oriented is None else oriented
-
-
-def _turned_png(name: str) -> bool:
-    """Whether EXIF stands in a PNG: a mirror image shows in nothing else that can be asked for safely."""
-    with open(name, "rb") as file:
-        head = file.read(2**16)
-    return head.startswith(b"\x89PNG") and b"eXIf" in head
 
 
 def _by_opencv(name: str) -> np.ndarray | None:
@@ -79,7 +71,10 @@ def _by_opencv(name: str) -> np.ndarray | None:
         return None
     check_size(*size, name)
     image = cv2.imread(name, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
-    return None if image is None else eight_bits(image)
+    if image is None:
+        return None
+    matrix = orientation_of(name)
+    return eight_bits(image) if matrix is None else upright(eight_bits(image), matrix)
 
 
 def eight_bits(image: np.ndarray) -> np.ndarray:
@@ -103,18 +98,10 @@ def _webp_size(head: bytes) -> tuple[int, int]:
 
 def _tiff_size(name: str) -> tuple[int, int] | None:
     """Width and height of the first picture; None where the file does not say."""
-    with open(name, "rb") as file:
-        order = "<" if file.read(4)[:1] == b"I" else ">"
-        try:
-            (offset,) = struct.unpack(order + "I", file.read(4))
-            file.seek(offset)
-            (count,) = struct.unpack(order + "H", file.read(2))
-            entries = [struct.unpack(order + "HHI4s", file.read(12)) for _ in range(count)]
-        except struct.error:
-            return None
-    values = {tag: struct.unpack(order + ("H" if kind == 3 else "I"), value[: 2 if kind == 3 else 4])[0]
-              for tag, kind, _, value in entries if kind in (3, 4)}  # fmt: skip
-    return (values[256], values[257]) if {256, 257} <= values.keys() else None
+    with open(name, "rb") as file, contextlib.suppress(struct.error):
+        found = tags(file)
+        return (found[WIDTH], found[HEIGHT]) if {WIDTH, HEIGHT} <= found.keys() else None
+    return None
 
 
 # ------------------------------------------------------------------------------------------------ pictures as films

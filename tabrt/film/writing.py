@@ -6,6 +6,7 @@ import contextlib
 import errno
 import math
 import os
+import secrets
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -301,17 +302,18 @@ def _timescale(clock: Fraction) -> dict[str, str]:
 def _move_index(path: Path, clock: Fraction) -> None:
     """Rewrite a fragmented film with its index in front. Where that fails, the fragmented film plays as it is."""
     path = path.resolve()
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".tabrt-{secrets.token_hex(4)}.part")  # a name that is not too long where the film's is not
     options = {"movflags": "faststart"} | _timescale(clock)
     try:
         with (
             av.open(f"file:{path}") as source,
             av.open(f"file:{part}", "w", format=_MUXERS[path.suffix.lower()], container_options=options) as target,
         ):
-            streams = [_same_stream(target, stream) for stream in source.streams]
+            kept = [stream for stream in source.streams if stream.codec_context is not None]  # not the chapters
+            streams = {stream.index: _same_stream(target, stream) for stream in kept}
             target.metadata.update(source.metadata)
             target.set_chapters(source.chapters())
-            for packet in source.demux():
+            for packet in source.demux(kept):
                 if packet.dts is not None:
                     packet.stream = streams[packet.stream_index]
                     target.mux_one(packet)
