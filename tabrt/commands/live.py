@@ -16,14 +16,21 @@ from tabrt.drawing import Drawing, face_layers
 from tabrt.faces import Scene
 from tabrt.files import check_outputs
 from tabrt.film.writing import check_film
-from tabrt.live.camera import LiveCamera
-from tabrt.live.loop import follow, warm_up
-from tabrt.live.metrics import MetricsServer
-from tabrt.live.recorder import USUAL_RATE, Recorder, Snapshots
-from tabrt.live.run import Counting, Run
-from tabrt.live.sources import live_camera
-from tabrt.live.status import Numbers
-from tabrt.live.window import Window, no_screen
+from tabrt.live import (
+    USUAL_RATE,
+    Counting,
+    LiveCamera,
+    MetricsServer,
+    Numbers,
+    Recorder,
+    Run,
+    Snapshots,
+    Window,
+    follow,
+    live_camera,
+    no_screen,
+    warm_up,
+)
 from tabrt.sinks import (
     LandmarkWriter,
     MadeLate,
