@@ -118,7 +118,7 @@ def _sinks(options: LiveOptions, camera: LiveCamera, tracker: Tracker, run: Run,
     if options.landmarks is not None:
         yield MadeLate(lambda scene: _landmarks(options, camera, tracker, scene))
     if options.virtual_camera:
-        yield MadeLate(lambda scene: VirtualCamera(*scene.picture.shape[1::-1], camera.rate or USUAL_RATE))
+        yield MadeLate(lambda scene: _virtual_camera(camera, scene))
 
 
 def _page(port: int, host: str, camera: LiveCamera, tracker: Tracker, run: Run) -> Sink:
@@ -134,6 +134,11 @@ def _landmarks(options: LiveOptions, camera: LiveCamera, tracker: Tracker, scene
     height, width = scene.frame.image.shape[:2]
     header = landmark_header(options, tracker, camera.name, (width, height), "monotonic")
     return LandmarkWriter(str(options.landmarks), header, tracker.topology, {"utc": _utc})
+
+
+def _virtual_camera(camera: LiveCamera, scene: Scene) -> Sink:
+    height, width = scene.picture.shape[:2]
+    return VirtualCamera(width, height, camera.rate or USUAL_RATE)
 
 
 def _utc(scene: Scene) -> str:

@@ -147,8 +147,8 @@ def _draw_curves(ink: _Ink, face: Face, topology: Topology, size: float) -> None
     thickness = max(1, round(size / 170))
     strength = min(1.0, 0.55 + size / 500)  # thinner than a pixel on a small face: paler instead
     alphas = _alphas(face.confidence) * strength
-    for indices in topology.boundaries.values():
-        indices = list(indices)
+    for boundary in topology.boundaries.values():
+        indices = list(boundary)
         curve = ink.place(_curve(face.points[indices]))
         ends = alphas[indices]
         for piece, alpha in enumerate(((ends[:-1] + ends[1:]) / 2).tolist()):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
@@ -96,7 +96,7 @@ class LiveCamera:
         self._why = reason or self._why
         self._stop.set()
 
-    def __iter__(self) -> Iterator[Frame | None]:
+    def __iter__(self) -> Generator[Frame | None, None, None]:
         self._enter(State.STARTING, f"opening {self.name}")
         try:
             while not self._stop.is_set():

@@ -48,7 +48,7 @@ class MetricsServer:
 def metrics_text(status: Status) -> str:
     """A status in Prometheus' text format."""
     counts = status.counts
-    rows = [
+    rows: list[tuple[str, str, str, list[tuple[str, object]]]] = [
         ("frames_total", "counter", "Frames tracked and shown.", [("", counts.frames)]),
         ("dropped_frames_total", "counter", "Frames let go because newer ones were there.", [("", counts.dropped)]),
         ("reconnections_total", "counter", "Times the source was opened anew.", [("", status.reconnections)]),

@@ -238,7 +238,7 @@ class FilmCapture:
         self._film = open_film(source)
         self._frames = iter(self._film)
         self._began: float | None = None
-        self.rate = float(self._film.rate)
+        self.rate: float | None = float(self._film.rate)
 
     def read(self) -> np.ndarray | None:
         frame = next(self._frames, None)

@@ -123,8 +123,9 @@ def _gathered(header: dict[str, Any], lines: Iterable[dict[str, Any]]) -> Landma
             if len(points) != count or len(numbers[-1]) != 5 + 3 * count:
                 raise ValueError("faces of different schemes")
     table = np.stack(numbers) if numbers else np.empty((0, 5), np.float32)
-    points = table[:, 5 : 5 + 2 * count].reshape(len(table), count, 2)
-    rows = _Rows(np.array(at, int), np.array(ids, int), table[:, 0], table[:, 1:5], points, table[:, 5 + 2 * count :])
+    score, box, flat, confidence = np.split(table, [1, 5, 5 + 2 * count], axis=1)
+    places = flat.reshape(len(table), count, 2)
+    rows = _Rows(np.array(at, int), np.array(ids, int), score[:, 0], box, places, confidence)
     return Landmarks(header, np.array(frames, int), np.array(times), np.unique(rows.ids), rows)
 
 

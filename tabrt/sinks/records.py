@@ -195,4 +195,6 @@ def _numbers(values: np.ndarray) -> list:
     rounded = np.round(np.asarray(values, np.float64), 3)
     if np.isfinite(rounded).all():
         return rounded.tolist()
-    return np.where(np.isfinite(rounded), rounded.astype(object), None).tolist()
+    some = rounded.astype(object)
+    some[~np.isfinite(rounded)] = None
+    return some.tolist()
