@@ -57,7 +57,7 @@ def gaze_of(now: np.ndarray, neutral: Neutral, opened: tuple[float, float], pose
     Angles are from where the person's pupils are most of the time, for points alone cannot tell where an eye's middle
     is. An eye that is far round the head is trusted less.
     """
-    eyes = {}
+    eyes: dict[str, EyeGaze | None] = {}
     for side, open_ in zip(("right", "left"), opened, strict=True):
         if open_ < SHUT:
             eyes[side] = None
