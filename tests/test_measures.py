@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import CLIP
+from made_faces import AHEAD, LENS, LOWER_LIDS, SURE, UPPER_LIDS, calm, changed, looking, mirrored, seen, shut_eye
 
 from tabrt.errors import TabrtError
 from tabrt.measures import SHAPES, BlinkFinder, Calibration, Lens, Person, find_blinks, head_pose, rotation_of
@@ -18,56 +19,10 @@ from tabrt.measures.head import EYE_DISTANCE, HEAD
 from tabrt.measures.pose import angles_of, quaternion_of
 from tabrt.topology import WFLW98
 
-LENS = Lens.usual(640, 480)
-SURE = np.full(98, 0.9)
-AHEAD = (0.0, 0.0, 0.6)  # m
-
-
-def seen(
-    yaw: float = 0, pitch: float = 0, roll: float = 0, at: tuple[float, float, float] = AHEAD, head: np.ndarray = HEAD
-) -> np.ndarray:
-    """Where a head's points (98, 3) are seen: turned by angles against the camera's axes."""
-    placed = head @ rotation_of(yaw, pitch, roll).T + at
-    return placed[:, :2] / placed[:, 2:] * LENS.focal + LENS.centre
-
-
-def changed(*moves: tuple[tuple[int, ...], tuple[float, float]]) -> np.ndarray:
-    """The mean head with some points moved by (x, y), in eye distances to the picture's right and down."""
-    head = HEAD.copy()
-    for points, move in moves:
-        head[list(points), :2] += np.multiply(move, EYE_DISTANCE)
-    return head
-
-
-UPPER_LIDS, LOWER_LIDS = (61, 62, 63), (67, 66, 65)  # of the person's right eye, the picture's left
-
-
-def shut_eye(right: bool) -> np.ndarray:
-    head = HEAD.copy()
-    upper, lower = (np.array(UPPER_LIDS), np.array(LOWER_LIDS))
-    if not right:
-        upper, lower = WFLW98.mirror[upper], WFLW98.mirror[lower]
-    middle = (head[upper, 1] + head[lower, 1]) / 2
-    head[upper, 1], head[lower, 1] = (middle + (head[side, 1] - middle) * 0.5 for side in (upper, lower))
-    return head
-
-
-def mirrored(points: np.ndarray) -> np.ndarray:
-    """The points of a face whose picture, 640 px wide, was mirrored."""
-    return points[WFLW98.mirror] * (-1, 1) + (639, 0)
-
 
 def read(points: np.ndarray, person: Person | None = None, time: float = 0.0):
     person = person or calm()
     return person.read(points, SURE, person.pose(points, SURE, LENS, time), time)
-
-
-def calm() -> Person:
-    """A person whose neutral face is the mean head."""
-    person = Person()
-    read(seen(), person, -1.0)
-    person.be_neutral()
-    return person
 
 
 # Pose
@@ -81,6 +36,13 @@ def test_the_turn_of_a_mean_head_is_found(yaw: float, pitch: float, roll: float)
     assert np.allclose(pose.translation, AHEAD, atol=1e-3)
     assert pose.misfit < 1e-3
     assert np.allclose(rotation_of(*pose.angles), pose.rotation)
+
+
+@pytest.mark.parametrize("distance", [0.25, 3, 30, 300])
+def test_near_and_far_faces_have_a_pose(distance: float):
+    pose = head_pose(seen(20, -10, 5, (0.1 * distance, 0, distance)), SURE, Lens(LENS.focal, LENS.centre))
+    assert np.allclose(angles_of(pose.camera_rotation), (20, -10, 5), atol=0.1)
+    assert pose.translation[2] == pytest.approx(distance, rel=0.01)
 
 
 def test_the_signs_of_the_angles():
@@ -367,11 +329,6 @@ def test_a_frame_that_was_read_before_teaches_nothing():
 
 
 # Gaze
-
-
-def looking(x: float, y: float) -> np.ndarray:
-    """The mean head with both pupils moved to the picture's right and down, in millimetres."""
-    return changed(((96, 97), (x / 1000 / EYE_DISTANCE, y / 1000 / EYE_DISTANCE)))
 
 
 @pytest.mark.parametrize("turn", [(0, 0, 0), (20, -10, 15)])

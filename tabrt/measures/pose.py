@@ -29,6 +29,7 @@ JAW = np.arange(33)
 JAW_WEIGHT = 0.2  # its points slide along the outline, but there are many of them and they calm the pose
 JAW_GONE = 60.0  # degrees of yaw from which the outline is not the jaw's any more
 USED = np.concatenate([RIGID, JAW])
+USUAL_SIZE = 0.05  # standard deviation of the rigid points over their distance: of a face at 0.6 m
 LEAST_CONFIDENCE = 0.05
 STEPS = 12  # of Gauss-Newton at most
 DONE = 2e-3  # radians, and shares of the distance, of a step after which there is no need of another …
@@ -108,16 +109,24 @@ def head_pose(points: np.ndarray, confidence: np.ndarray, lens: Lens, last: Pose
 
 
 def _start(seen: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Rotation and translation from the rigid points alone, from no guess (SQPnP: Terzakis and Lourakis 2020)."""
+    """Rotation and translation from the rigid points alone, from no guess (SQPnP: Terzakis and Lourakis 2020).
+
+    They are seen as if from a usual distance, where the solver is at its best, and then moved away.
+    """
+    rigid = seen[: len(RIGID)]
+    middle = rigid.mean(axis=0)
+    farther = USUAL_SIZE / max(float((rigid - middle).std()), 1e-12)
     try:
-        done, vector, translation = cv2.solvePnP(
-            _MODEL[: len(RIGID)], seen[: len(RIGID)], np.eye(3), None, flags=cv2.SOLVEPNP_SQPNP
+        done, vector, near = cv2.solvePnP(
+            _MODEL[: len(RIGID)], (rigid - middle) * farther, np.eye(3), None, flags=cv2.SOLVEPNP_SQPNP
         )
     except cv2.error:
         return None
-    if not done or not np.isfinite(vector).all() or translation[2, 0] <= 0:
+    if not done or not np.isfinite(vector).all() or near[2, 0] <= 0:
         return None
-    return cv2.Rodrigues(vector)[0], translation[:, 0]
+    distance = float(near[2, 0]) * farther
+    translation = np.array([*(middle * distance + near[:2, 0]), distance])
+    return _to_sight(translation).T @ cv2.Rodrigues(vector)[0], translation
 
 
 _MODEL = np.ascontiguousarray(HEAD[USED])
@@ -146,7 +155,8 @@ def _refine(
     rows[:, :, 11] = -seen.T
     flat = rows.reshape(-1, 12)
     tangent = np.zeros((12, 6))  # a small turn about the head's axes, then a shift
-    tangent[9:, 3:] = np.eye(3)
+    # The shift in depth counts as much as one aside: without that the equations of a far face cannot be solved.
+    tangent[9:, 3:] = np.diag([1, 1, float(translation[2]) / EYE_DISTANCE])
     for _ in range(STEPS):
         depth = _MODEL @ rotation[2] + translation[2]
         if depth.min() <= 1e-3:
@@ -154,13 +164,13 @@ def _refine(
         away = flat @ np.concatenate([rotation.ravel(), translation])
         errors = np.hypot(away[: len(USED)], away[len(USED) :]) / depth
         middle = max(float(np.partition(errors, _MIDDLE)[_MIDDLE]), 1e-9)
-        weights = base / (np.maximum(errors / middle, 1.0) * depth * depth)
+        weights = base / np.maximum(errors / middle, 1.0) * (translation[2] / depth) ** 2
         weights[len(RIGID) :] *= max(0.0, 1 - abs(float(rotation[0, 2])) / _JAW_GONE)
         tangent[:9, :3] = (rotation @ _TURNS).reshape(3, 9).T
         jacobian = flat @ tangent
         weighed = (jacobian.reshape(2, -1, 6) * weights[:, None]).reshape(-1, 6).T
         solved, step = cv2.solve(weighed @ jacobian, -(weighed @ away), flags=cv2.DECOMP_CHOLESKY)
-        step = step[:, 0]
+        step = np.concatenate([step[:3, 0], tangent[9:, 3:] @ step[3:, 0]])
         size = max(map(abs, (*step[:3].tolist(), *(step[3:] / translation[2]).tolist())))
         if not (solved and math.isfinite(size)):
             return None

@@ -1,21 +1,28 @@
 """What a scene can become: knows no camera and no tracker."""
 
 from tabrt.sinks.film import FilmSink, PictureSink, write_image
+from tabrt.sinks.ifacialmocap import IFacialMocapSink
 from tabrt.sinks.landmarks import Landmarks, read_landmarks
-from tabrt.sinks.osc import OscSink, host_and_port
+from tabrt.sinks.openseeface import OpenSeeFaceSink
+from tabrt.sinks.osc import OscSink
 from tabrt.sinks.records import LandmarkWriter, landmark_lines, landmark_suffix
 from tabrt.sinks.sink import MadeLate, Sink
+from tabrt.sinks.udp import host_and_port
 from tabrt.sinks.virtual_camera import VirtualCamera, find_pyvirtualcam
+from tabrt.sinks.vmc import VmcSink
 
 __all__ = [
     "FilmSink",
+    "IFacialMocapSink",
     "LandmarkWriter",
     "Landmarks",
     "MadeLate",
+    "OpenSeeFaceSink",
     "OscSink",
     "PictureSink",
     "Sink",
     "VirtualCamera",
+    "VmcSink",
     "find_pyvirtualcam",
     "host_and_port",
     "landmark_lines",

@@ -2,60 +2,78 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from tabrt.errors import TabrtError, install_extra
-from tabrt.faces import Scene
-from tabrt.sinks.sink import Sink
-
-log = logging.getLogger("tabrt")
+from tabrt.faces import Face, Scene
+from tabrt.sinks.udp import UdpSink
 
 
-class OscSink(Sink):
-    """Sends each scene to HOST:PORT as one OSC bundle.
+class OscSink(UdpSink):
+    """Sends each face to HOST:PORT as OSC bundles, each in one datagram of at most 1,472 bytes.
 
-    `/tabrt/frame index time width height faces`, time a double in seconds; then for each face
-    `/tabrt/face id score x0 y0 x1 y1 …`, in frame px. Raises TabrtError for an address that is none, and without
-    python-osc.
+    Each begins with `/tabrt/frame index time width height faces`, time a double in seconds; a scene without faces is
+    that alone. Then comes `/tabrt/face id score x0 y0 x1 y1 …`, in frame px. With `measures`, after it in the same
+    bundle `/tabrt/pose id yaw pitch roll x y z qx qy qz qw` (degrees, metres), and in a second one `/tabrt/measures
+    id name value name value …` with ARKit's names, `/tabrt/gaze id yaw pitch confidence` while eyes are seen, and
+    `/tabrt/blink id time seconds depth` for a blink that has just ended. Raises TabrtError for an address that is
+    none, and without python-osc.
     """
 
-    def __init__(self, address: str):
-        host, port = host_and_port(address)
+    option = "--osc"
+
+    def __init__(self, address: str, measures: bool = False):
+        super().__init__(address)
+        self._measures = measures
         try:
-            from pythonosc.udp_client import UDPClient
+            import pythonosc  # noqa: F401
         except ModuleNotFoundError:
             raise TabrtError(f"OSC needs one more package; {install_extra('osc')}") from None
-        self._address = address
-        try:
-            self._client = UDPClient(host, port)
-        except OSError as problem:
-            raise TabrtError(f"--osc {address}: {problem.strerror or problem}; check the host") from None
 
-    def __call__(self, scene: Scene) -> None:
-        from pythonosc.osc_bundle_builder import IMMEDIATELY, OscBundleBuilder
-
-        bundle = OscBundleBuilder(IMMEDIATELY)
-        for message in _messages(scene):
-            bundle.add_content(message)
-        try:
-            self._client.send(bundle.build())
-        except OSError as problem:  # the other side may come back: UDP promises nothing
-            log.debug("OSC to %s: %s", self._address, problem)
+    def packets(self, scene: Scene) -> Iterable[bytes]:
+        height, width = scene.frame.image.shape[:2]
+        frame = _message("/tabrt/frame", [scene.frame.index, (scene.frame.time, "d"), width, height, len(scene.faces)])
+        if not scene.faces:
+            yield bundle([frame])
+        for face in scene.faces:
+            points = np.float32(face.points).ravel().tolist()
+            messages = [frame, _message("/tabrt/face", [face.id, float(face.box.score), *points])]
+            if not self._measures or face.pose is None:
+                yield bundle(messages)
+                continue
+            yield bundle([*messages, _pose(face)])
+            yield bundle([frame, *_measured(face)])
 
 
-def _messages(scene: Scene) -> list:
-    height, width = scene.frame.image.shape[:2]
-    frame = _message("/tabrt/frame", [scene.frame.index, (scene.frame.time, "d"), width, height, len(scene.faces)])
-    faces = [
-        _message("/tabrt/face", [face.id, float(face.box.score), *np.float32(face.points).ravel().tolist()])
-        for face in scene.faces
-    ]
-    return [frame, *faces]
+def _pose(face: Face):
+    pose = face.pose
+    return _message("/tabrt/pose", [face.id, *pose.angles, *pose.translation.tolist(), *pose.quaternion.tolist()])
 
 
-def _message(address: str, values: list):
+def _measured(face: Face) -> Iterator:
+    measures = face.measures
+    yield _message("/tabrt/measures", [face.id, *(part for item in measures.items() for part in item)])
+    gaze = face.gaze.both
+    if gaze is not None:
+        yield _message("/tabrt/gaze", [face.id, gaze.yaw, gaze.pitch, gaze.confidence])
+    if measures.blink is not None:
+        blink = measures.blink
+        yield _message("/tabrt/blink", [face.id, (blink.time, "d"), blink.seconds, blink.depth])
+
+
+def bundle(messages: Iterable) -> bytes:
+    """OSC messages as one bundle, to be taken at once."""
+    from pythonosc.osc_bundle_builder import IMMEDIATELY, OscBundleBuilder
+
+    builder = OscBundleBuilder(IMMEDIATELY)
+    for message in messages:
+        builder.add_content(message)
+    return builder.build().dgram
+
+
+def _message(address: str, values: Iterable):
     from pythonosc.osc_message_builder import OscMessageBuilder
 
     message = OscMessageBuilder(address)
@@ -65,11 +83,3 @@ def _message(address: str, values: list):
         else:
             message.add_arg(value)
     return message.build()
-
-
-def host_and_port(address: str) -> tuple[str, int]:
-    """HOST:PORT, [IPv6]:PORT or PORT (of this machine). Raises TabrtError."""
-    host, _, port = address.rpartition(":")
-    if not (port.isdecimal() and 0 < int(port) < 65536):
-        raise TabrtError(f"{address} is no HOST:PORT; write it like 127.0.0.1:9000")
-    return host.strip("[]") or "127.0.0.1", int(port)

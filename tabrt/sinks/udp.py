@@ -1,0 +1,82 @@
+"""What is sent with each scene as datagrams."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from abc import abstractmethod
+from collections.abc import Iterable
+
+from tabrt.errors import TabrtError
+from tabrt.faces import Face, Scene
+from tabrt.sinks.sink import Sink
+
+MOST_BYTES = 1472  # of a datagram that no usual network cuts in pieces
+
+log = logging.getLogger("tabrt")
+
+
+class UdpSink(Sink):
+    """Sends the datagrams of each scene to HOST[:PORT].
+
+    UDP promises nothing, and whoever listens may come later or go and come back: the first sending that fails is
+    told, and none ends the run. Raises TabrtError for an address that is none.
+    """
+
+    option: str  # of the command line, for messages
+    port: int | None = None  # where none is given; None: one must be
+
+    def __init__(self, address: str):
+        self._address = address
+        host, port = host_and_port(address, self.port)
+        try:
+            family, kind, _, _, self._target = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+            self._socket = socket.socket(family, kind)
+            self._socket.setblocking(False)
+        except (OSError, UnicodeError) as problem:
+            reason = getattr(problem, "strerror", None) or str(problem)
+            raise TabrtError(f"{self.option} {address}: {reason}; check the host") from None
+        self._told = False
+
+    def __call__(self, scene: Scene) -> None:
+        for packet in self.packets(scene):
+            try:
+                self._socket.sendto(packet, self._target)
+            except OSError as problem:
+                if not self._told:
+                    log.warning("%s %s: cannot send (%s); trying on", self.option, self._address, problem.strerror)
+                self._told = True
+
+    @abstractmethod
+    def packets(self, scene: Scene) -> Iterable[bytes]:
+        """The datagrams of a scene."""
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class Performer:
+    """Whom an avatar follows: the largest face, and then the same one for as long as it is there."""
+
+    def __init__(self) -> None:
+        self._id: int | None = None
+
+    def __call__(self, scene: Scene) -> Face | None:
+        faces = [face for face in scene.faces if face.pose is not None]
+        if not faces:
+            return None
+        face = next((face for face in faces if face.id == self._id), None)
+        face = face or max(faces, key=lambda face: face.box.width * face.box.height)
+        self._id = face.id
+        return face
+
+
+def host_and_port(address: str, default: int | None = None) -> tuple[str, int]:
+    """HOST:PORT, [IPv6]:PORT or PORT (of this machine); HOST alone where there is a default port. Raises TabrtError."""
+    host, colon, port = address.rpartition(":")
+    if default is not None and address and not port.isdecimal() and (not colon or address.endswith("]")):
+        host, port = address, str(default)
+    if not (port.isdecimal() and 0 < int(port) < 65536):
+        example = "127.0.0.1:9000" if default is None else f"127.0.0.1 or 127.0.0.1:{default}"
+        raise TabrtError(f"{address} is no HOST:PORT; write it like {example}")
+    return host.strip("[]") or "127.0.0.1", int(port)
