@@ -414,10 +414,10 @@ def test_addresses_that_are_none(text: str, default: int | None):
 def test_an_avatar_stays_with_the_one_it_follows():
     performer = Performer()
     small, large = face(seen(at=(0, 0, 1.5)), 1), face(seen(at=(0.2, 0, 0.5)), 2)
-    assert performer(scene(small, large)).id == 2
+    assert performer(scene(small, large)).face.id == 2
     smaller = face(seen(at=(0.2, 0, 2.5)), 2)
-    assert performer(scene(small, smaller)).id == 2
-    assert performer(scene(small)).id == 1
+    assert performer(scene(small, smaller)).face.id == 2
+    assert performer(scene(small)).face.id == 1
     assert performer(scene()) is None
 
 

@@ -34,7 +34,7 @@ ENTRIES = {
     "rtx": ["tabrt/engines/onnxruntime"],
     "openvino": ["tabrt/engines/openvino.py"],
     "serve": ["tabrt/live/page.py"],
-    "osc": ["tabrt/sinks/osc.py"],
+    "osc": ["tabrt/sinks/osc.py", "tabrt/sinks/vmc.py"],
     "train": ["training"],
 }
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tabrt.faces import Face, Scene
+from tabrt.faces import Scene
 from tabrt.measures import EyeGaze
 from tabrt.sinks.arkit import ARKIT
-from tabrt.sinks.udp import Performer, UdpSink
+from tabrt.sinks.udp import Performer, Told, UdpSink
 
 
 class IFacialMocapSink(UdpSink):
@@ -28,18 +28,18 @@ class IFacialMocapSink(UdpSink):
         self._performer = Performer()
 
     def packets(self, scene: Scene) -> Iterable[bytes]:
-        face = self._performer(scene)
-        if face is not None:
-            yield line(face).encode("ascii")
+        told = self._performer(scene)
+        if told is not None:
+            yield line(told).encode("ascii")
 
 
-def line(face: Face) -> str:
-    """The text of one face with a pose."""
-    pose = face.pose
+def line(told: Told) -> str:
+    """The text of one face."""
+    pose = told.pose
     x, y, z = pose.translation.tolist()
-    shapes = "".join(f"{name}-{round(100 * face.measures.get(long, 0.0))}|" for long, name in _NAMES.items())
+    shapes = "".join(f"{name}-{round(100 * told.measures.get(long, 0.0))}|" for long, name in _NAMES.items())
     head = _numbers(pose.pitch, -pose.yaw, -pose.roll, x, -y, -z)
-    return f"{shapes}=head#{head}|rightEye#{_eye(face.gaze.right)}|leftEye#{_eye(face.gaze.left)}|"
+    return f"{shapes}=head#{head}|rightEye#{_eye(told.gaze.right)}|leftEye#{_eye(told.gaze.left)}|"
 
 
 def _eye(eye: EyeGaze | None) -> str:

@@ -16,11 +16,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from tabrt.faces import Face, Scene
+from tabrt.faces import Scene
+from tabrt.measures import Measures, Pose, rotation_of
 from tabrt.measures.expression import facing
 from tabrt.measures.head import EYE_DISTANCE, HEAD
-from tabrt.measures.pose import Pose, quaternion_of, rotation_of
-from tabrt.sinks.udp import Performer, UdpSink
+from tabrt.measures.pose import quaternion_of
+from tabrt.sinks.udp import Performer, Told, UdpSink
 from tabrt.topology import to_68
 
 PACKET = struct.Struct("<di2f2fBf4f3f3f68f136f210f14f")
@@ -55,23 +56,23 @@ class OpenSeeFaceSink(UdpSink):
             return
         now = time.time()
         height, width = scene.frame.image.shape[:2]
-        others = [face for face in scene.faces if face is not performer and face.pose is not None]
-        shown = [(0, performer), *((face.id, face) for face in others[: MOST_FACES - 1])]
-        yield b"".join(packet(face, number, now, width, height) for number, face in shown)
+        others = [Told.of(face) for face in scene.faces if face is not performer.face][: MOST_FACES - 1]
+        shown = [(0, performer), *((told.face.id, told) for told in others if told is not None)]
+        yield b"".join(packet(told, number, now, width, height) for number, told in shown)
 
 
-def packet(face: Face, number: int, now: float, width: int, height: int) -> bytes:
-    """The 1,785 bytes of one face with a pose; `now` is the time of day in seconds."""
-    pose, measures = face.pose, face.measures
+def packet(told: Told, number: int, now: float, width: int, height: int) -> bytes:
+    """The 1,785 bytes of one face; `now` is the time of day in seconds."""
+    face, pose, measures = told.face, told.pose, told.measures
     rotation = _BEHIND @ pose.rotation
     translation = -_SWAP @ (pose.translation + pose.unsighted @ HEAD[NOSE_TIP]) / UNIT
     return PACKET.pack(
         *(now, number, width, height, measures.right_eye, measures.left_eye, 1, _misfit(pose)),
-        *(*_quaternion(rotation), *_euler(rotation), *translation),
+        *(*_quaternion(rotation).tolist(), *_euler(rotation), *translation.tolist()),
         *_taken(face.confidence[:, None].repeat(2, axis=1))[:, 0].clip(0, 1),
         *_taken(face.points).ravel(),
-        *_points_3d(face).ravel(),
-        *_features(face),
+        *_points_3d(told).ravel(),
+        *_features(measures),
     )
 
 
@@ -99,12 +100,12 @@ def _taken(points: np.ndarray) -> np.ndarray:
     return np.concatenate([to_68(points)[:48], points[list(_LIPS_AND_PUPILS)]])
 
 
-def _points_3d(face: Face) -> np.ndarray:
+def _points_3d(told: Told) -> np.ndarray:
     """(70, 3) as sent, x to the person's right, y down, z into the head, in its units from the tip of the nose."""
-    deep = np.column_stack([facing(face.points, face.pose) * EYE_DISTANCE, HEAD[:, 2]]) - HEAD[NOSE_TIP]
+    deep = np.column_stack([facing(told.face.points, told.pose) * EYE_DISTANCE, HEAD[:, 2]]) - HEAD[NOSE_TIP]
     taken = np.concatenate([_taken(deep[:, :2]), _taken(np.column_stack([deep[:, 2], deep[:, 2]]))[:, :1]], axis=1)
     balls = []
-    for number, (corners, eye) in enumerate(zip(_CORNERS, (face.gaze.right, face.gaze.left), strict=True)):
+    for number, (corners, eye) in enumerate(zip(_CORNERS, (told.gaze.right, told.gaze.left), strict=True)):
         one, other = deep[list(corners)]
         depth = EYEBALL_DEPTH * np.linalg.norm(one - other)
         ball = (one + other) / 2 + (0, 0, depth)
@@ -114,9 +115,8 @@ def _points_3d(face: Face) -> np.ndarray:
     return np.concatenate([taken, balls]) * (-1, 1, 1) / UNIT
 
 
-def _features(face: Face) -> list[float]:
+def _features(m: Measures) -> list[float]:
     """The 14 features, −1…1, in the order of the packet; steepness and quirk of brows are not told."""
-    m = face.measures
     brows = [
         feature
         for side in ("Left", "Right")

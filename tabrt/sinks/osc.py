@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
 from tabrt.errors import TabrtError, install_extra
-from tabrt.faces import Face, Scene
-from tabrt.sinks.udp import UdpSink
+from tabrt.faces import Scene
+from tabrt.sinks.udp import Told, UdpSink
 
 
 class OscSink(UdpSink):
@@ -34,33 +35,34 @@ class OscSink(UdpSink):
 
     def packets(self, scene: Scene) -> Iterable[bytes]:
         height, width = scene.frame.image.shape[:2]
-        frame = _message("/tabrt/frame", [scene.frame.index, (scene.frame.time, "d"), width, height, len(scene.faces)])
+        frame = message("/tabrt/frame", [scene.frame.index, (scene.frame.time, "d"), width, height, len(scene.faces)])
         if not scene.faces:
             yield bundle([frame])
         for face in scene.faces:
             points = np.float32(face.points).ravel().tolist()
-            messages = [frame, _message("/tabrt/face", [face.id, float(face.box.score), *points])]
-            if not self._measures or face.pose is None:
+            messages = [frame, message("/tabrt/face", [face.id, float(face.box.score), *points])]
+            told = Told.of(face) if self._measures else None
+            if told is None:
                 yield bundle(messages)
                 continue
-            yield bundle([*messages, _pose(face)])
-            yield bundle([frame, *_measured(face)])
+            yield bundle([*messages, _pose(told)])
+            yield bundle([frame, *_measured(told)])
 
 
-def _pose(face: Face):
-    pose = face.pose
-    return _message("/tabrt/pose", [face.id, *pose.angles, *pose.translation.tolist(), *pose.quaternion.tolist()])
+def _pose(told: Told) -> Any:
+    pose = told.pose
+    return message("/tabrt/pose", [told.face.id, *pose.angles, *pose.translation.tolist(), *pose.quaternion.tolist()])
 
 
-def _measured(face: Face) -> Iterator:
-    measures = face.measures
-    yield _message("/tabrt/measures", [face.id, *(part for item in measures.items() for part in item)])
-    gaze = face.gaze.both
+def _measured(told: Told) -> Iterator:
+    number, measures = told.face.id, told.measures
+    yield message("/tabrt/measures", [number, *(part for item in measures.items() for part in item)])
+    gaze = told.gaze.both
     if gaze is not None:
-        yield _message("/tabrt/gaze", [face.id, gaze.yaw, gaze.pitch, gaze.confidence])
+        yield message("/tabrt/gaze", [number, gaze.yaw, gaze.pitch, gaze.confidence])
     if measures.blink is not None:
         blink = measures.blink
-        yield _message("/tabrt/blink", [face.id, (blink.time, "d"), blink.seconds, blink.depth])
+        yield message("/tabrt/blink", [number, (blink.time, "d"), blink.seconds, blink.depth])
 
 
 def bundle(messages: Iterable) -> bytes:
@@ -68,18 +70,18 @@ def bundle(messages: Iterable) -> bytes:
     from pythonosc.osc_bundle_builder import IMMEDIATELY, OscBundleBuilder
 
     builder = OscBundleBuilder(IMMEDIATELY)
-    for message in messages:
-        builder.add_content(message)
+    for one in messages:
+        builder.add_content(one)
     return builder.build().dgram
 
 
-def _message(address: str, values: Iterable):
+def message(address: str, values: Iterable) -> Any:
     from pythonosc.osc_message_builder import OscMessageBuilder
 
-    message = OscMessageBuilder(address)
+    builder = OscMessageBuilder(address)
     for value in values:
         if isinstance(value, tuple):
-            message.add_arg(*value)
+            builder.add_arg(*value)
         else:
-            message.add_arg(value)
-    return message.build()
+            builder.add_arg(value)
+    return builder.build()

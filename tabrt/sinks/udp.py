@@ -6,9 +6,11 @@ import logging
 import socket
 from abc import abstractmethod
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from tabrt.errors import TabrtError
 from tabrt.faces import Face, Scene
+from tabrt.measures import Gaze, Measures, Pose
 from tabrt.sinks.sink import Sink
 
 MOST_BYTES = 1472  # of a datagram that no usual network cuts in pieces
@@ -30,12 +32,13 @@ class UdpSink(Sink):
         self._address = address
         host, port = host_and_port(address, self.port)
         try:
-            family, kind, _, _, self._target = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+            family, kind, _, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
             self._socket = socket.socket(family, kind)
             self._socket.setblocking(False)
         except (OSError, UnicodeError) as problem:
             reason = getattr(problem, "strerror", None) or str(problem)
             raise TabrtError(f"{self.option} {address}: {reason}; check the host") from None
+        self._target: tuple = target
         self._told = False
 
     def __call__(self, scene: Scene) -> None:
@@ -55,20 +58,35 @@ class UdpSink(Sink):
         self._socket.close()
 
 
+@dataclass(frozen=True, eq=False)
+class Told:
+    """A face of which pose, gaze and measures are known."""
+
+    face: Face
+    pose: Pose
+    gaze: Gaze
+    measures: Measures
+
+    @classmethod
+    def of(cls, face: Face) -> Told | None:
+        """None for a face without a pose."""
+        pose, gaze, measures = face.pose, face.gaze, face.measures
+        return None if pose is None or gaze is None or measures is None else cls(face, pose, gaze, measures)
+
+
 class Performer:
     """Whom an avatar follows: the largest face, and then the same one for as long as it is there."""
 
     def __init__(self) -> None:
         self._id: int | None = None
 
-    def __call__(self, scene: Scene) -> Face | None:
-        faces = [face for face in scene.faces if face.pose is not None]
-        if not faces:
+    def __call__(self, scene: Scene) -> Told | None:
+        if not scene.faces:
             return None
-        face = next((face for face in faces if face.id == self._id), None)
-        face = face or max(faces, key=lambda face: face.box.width * face.box.height)
+        same = next((face for face in scene.faces if face.id == self._id), None)
+        face = same or max(scene.faces, key=lambda face: face.box.width * face.box.height)
         self._id = face.id
-        return face
+        return Told.of(face)
 
 
 def host_and_port(address: str, default: int | None = None) -> tuple[str, int]:

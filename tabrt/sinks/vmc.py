@@ -12,10 +12,10 @@ import time
 from collections.abc import Iterable, Mapping
 
 from tabrt.errors import TabrtError, install_extra
-from tabrt.faces import Face, Scene
+from tabrt.faces import Scene
 from tabrt.measures import SHAPES
-from tabrt.sinks.osc import _message, bundle
-from tabrt.sinks.udp import Performer, UdpSink
+from tabrt.sinks.osc import bundle, message
+from tabrt.sinks.udp import Performer, Told, UdpSink
 
 MOST_BYTES = 1500  # of a bundle, by the protocol
 PRESETS = ("A", "I", "U", "O", "Blink", "Blink_L", "Blink_R", "Joy", "Angry", "Sorrow")  # of VRM 0, that are told
@@ -47,29 +47,30 @@ class VmcSink(UdpSink):
         self._start = time.monotonic()
 
     def packets(self, scene: Scene) -> Iterable[bytes]:
-        face = self._performer(scene)
+        told = self._performer(scene)
         end = [
-            _message("/VMC/Ext/OK", [1, 3, 0, int(face is not None)]),
-            _message("/VMC/Ext/T", [time.monotonic() - self._start]),
+            message("/VMC/Ext/OK", [1, 3, 0, int(told is not None)]),
+            message("/VMC/Ext/T", [time.monotonic() - self._start]),
         ]
-        if face is None:
+        if told is None:
             yield bundle(end)
             return
-        self._shapes |= face.measures
-        self._shapes |= presets(face.measures)
+        self._shapes |= told.measures
+        self._shapes |= presets(told.measures)
         first, second = (shapes.fill(self._shapes) for shapes in self._bundles)
         yield bundle([]) + first
-        apply = _message("/VMC/Ext/Blend/Apply", [])
-        yield bundle([]) + second + _contents([apply, *(_bones(face) if self._head else []), *end])
+        apply = message("/VMC/Ext/Blend/Apply", [])
+        yield bundle([]) + second + _contents([apply, *(_bones(told) if self._head else []), *end])
 
 
 class _Shapes:
     """Messages `/VMC/Ext/Blend/Val name value` as the contents of a bundle, built once, their values put in place."""
 
     def __init__(self, names: Iterable[str]):
-        self._data, self._places = bytearray(), {}
+        self._data = bytearray()
+        self._places: dict[str, int] = {}
         for name in names:
-            self._data += _contents([_message("/VMC/Ext/Blend/Val", [name, 0.0])])
+            self._data += _contents([message("/VMC/Ext/Blend/Val", [name, 0.0])])
             self._places[name] = len(self._data) - 4  # the value is the last of a message
 
     def fill(self, values: Mapping[str, float]) -> bytes:
@@ -80,7 +81,7 @@ class _Shapes:
 
 def _contents(messages: Iterable) -> bytes:
     """Messages as they stand in a bundle, each after its length."""
-    return b"".join(struct.pack(">i", message.size) + message.dgram for message in messages)
+    return b"".join(struct.pack(">i", one.size) + one.dgram for one in messages)
 
 
 def presets(m: Mapping[str, float]) -> dict[str, float]:
@@ -106,13 +107,13 @@ def _mean(measures: Mapping[str, float], name: str) -> float:
     return (measures[f"{name}Left"] + measures[f"{name}Right"]) / 2
 
 
-def _bones(face: Face) -> list:
+def _bones(told: Told) -> list:
     """Neck and Head, each with half of the head's turn.
 
     In Unity's left-handed axes, with x to the avatar's right and z before it, the numbers of the quaternion are those
     of the pose in the camera's axes: x is turned round, and so is the sense of every turn.
     """
-    x, y, z, w = face.pose.quaternion.tolist()
+    x, y, z, w = told.pose.quaternion.tolist()
     half = math.sqrt(2 * (1 + w))  # of the angle: q + 1, brought to length 1
     turn = x / half, y / half, z / half, (1 + w) / half
-    return [_message("/VMC/Ext/Bone/Pos", [bone, *position, *turn]) for bone, position in BONES.items()]
+    return [message("/VMC/Ext/Bone/Pos", [bone, *position, *turn]) for bone, position in BONES.items()]
