@@ -1,6 +1,7 @@
 """The command line. It reads options, calls functions, and turns problems into one line and an exit code.
 
-Exit codes: 0 done · 1 a stated problem · 2 wrong usage · 130 interrupted · 143 terminated, both with files closed.
+Exit codes: 0 done · 1 a stated problem · 2 wrong usage · 130 interrupted · 143 terminated · 129 hung up,
+the last three with files closed.
 """
 
 from __future__ import annotations
@@ -32,12 +33,13 @@ from tabrt.commands.options import (
     parameters,
 )
 from tabrt.errors import TabrtError, missing_library, missing_package
+from tabrt.signals import ending_signals
 from tabrt.variants import DEFAULT_WIDTH
 
 if TYPE_CHECKING:
     from tabrt.commands.summary import Summary
 
-STOPPED = {128 + signal.SIGINT, 128 + signal.SIGTERM}
+STOPPED = {128 + number for number in ending_signals()}
 PATIENCE = 3.0  # seconds for closing files before a second signal ends the program at once
 
 Options = TypeVar("Options")
@@ -223,7 +225,7 @@ def main() -> None:
     _fill_standard_streams()
     logging.basicConfig(format="tabrt: %(message)s", level=logging.WARNING)
     stop = _Stop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ending_signals():
         signal.signal(number, stop)
     try:
         app(prog_name="tabrt")

@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, closing
+from fractions import Fraction
 
+import av
 import cv2
 import pytest
 from live_sources import FILM, FOREVER, Opener, ScriptedCapture, ended, free_port, picture, serve_film, wait_for_port
@@ -316,6 +318,50 @@ def test_a_camera_that_falls_silent(monkeypatch):
     monkeypatch.setattr(cv2, "VideoCapture", lambda *_where: Silent())
     with closing(DeviceCapture("/dev/null")) as capture, pytest.raises(TabrtError, match="gives no pictures"):
         capture.read()
+
+
+class Working:
+    """A camera by its path: those in `dead` give nothing."""
+
+    dead = ("/dev/video90",)
+
+    def __init__(self, device, *_asked):
+        self.device = device
+        if device in self.dead:
+            raise TabrtError(f"camera {device} gives no pictures")
+        self.rate, self.live, self.sound, self.hear = 30.0, True, (), None
+
+    def read(self):
+        return picture(int(self.device[-2:]))
+
+    def close(self):
+        pass
+
+
+def test_without_a_name_it_is_the_first_camera_that_gives_pictures(monkeypatch):
+    monkeypatch.setattr(module, "cameras", lambda: LISTED)
+    monkeypatch.setattr(module, "DeviceCapture", Working)
+    monkeypatch.setattr(module.sys, "platform", "linux")
+    camera = live_camera()
+    assert numbers(watch(camera, lambda frames: len(frames) == 1)) == [92]
+    assert camera.name == "/dev/video92 (Door camera)"
+    monkeypatch.setattr(Working, "dead", ("/dev/video90", "/dev/video92"))
+    with pytest.raises(TabrtError, match="video90 gives no pictures; camera /dev/video92 gives no pictures"):
+        list(live_camera())
+    monkeypatch.setattr(module, "cameras", lambda: [])
+    with pytest.raises(TabrtError, match="no camera is plugged in: give an address or a film with --camera"):
+        live_camera()
+
+
+def test_a_film_of_narrow_pixels_is_shown_as_it_should_be(tmp_path):
+    with av.open(str(tmp_path / "narrow.mp4"), "w") as film:
+        stream = film.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(2, 1)
+        film.mux(stream.encode(av.VideoFrame.from_ndarray(picture(9), format="bgr24")))
+        film.mux(stream.encode(None))
+    frames = watch(live_camera(tmp_path / "narrow.mp4"), lambda frames: bool(frames))
+    assert frames[0].image.shape == (48, 128, 3)
 
 
 class Driver:

@@ -153,6 +153,15 @@ def test_landmarks_to_standard_output(run: Run, clip: Path):
     assert len([json.loads(line) for line in done.stdout.splitlines()]) == 1 + len(TIMES)
 
 
+def test_landmarks_to_what_is_no_file_are_json(clip: Path, tmp_path: Path):
+    """As the shell's >(…) and /dev/stdout are."""
+    words = shlex.join([*command(), "video", str(clip), "--landmarks", "/dev/stdout"])
+    done = subprocess.run(
+        f"{words} | cat", shell=True, env=environment(), stdout=subprocess.PIPE, text=True, timeout=300
+    )
+    assert len([json.loads(line) for line in done.stdout.splitlines()]) == 1 + len(TIMES)
+
+
 def test_no_overlay_leaves_the_pictures_alone(run: Run, clip: Path, tmp_path: Path):
     assert run("video", clip, "--out", "plain.mp4", "--no-overlay", "--crf", "10").returncode == 0
     for ours, theirs in zip(frames_of(tmp_path / "plain.mp4"), frames_of(clip), strict=True):
@@ -522,7 +531,7 @@ def _started(folder: Path) -> subprocess.Popen:
     raise AssertionError(f"the run did not get going: {process.communicate()[1]}")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_closes_the_files(tmp_path: Path, number: int, code: int):
     process = _started(tmp_path)
     process.send_signal(number)

@@ -16,11 +16,13 @@ import urllib.request
 from contextlib import closing
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from live_sources import (
     FILM,
     FOREVER,
+    H264,
     Opener,
     ScriptedCapture,
     ScriptedTracker,
@@ -525,6 +527,55 @@ def test_a_film_begun_by_hand_that_fails_does_not_end_the_run(tmp_path):
         recorder(still(0))
 
 
+@pytest.fixture(scope="module")
+def clapper(tmp_path_factory) -> Path:
+    """A film of 3 s, dark and silent, that turns white and loud at 1.5 s."""
+    path = tmp_path_factory.mktemp("clapper") / "clapper.ts"
+    pictures = "color=black:s=160x120:r=25:d=1.5[a];color=white:s=160x120:r=25:d=1.5[b];[a][b]concat"
+    sound = "aevalsrc='0.5*sin(2*PI*440*t)*gte(t,1.5)':s=44100:d=3"
+    make = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", pictures, "-f", "lavfi", "-i", sound]
+    coding = [*H264, "-pix_fmt", "yuv420p", "-c:a", "aac", "-t", "3"]
+    try:
+        subprocess.run([*make, *coding, str(path)], check=True, timeout=LIMIT, stdin=subprocess.DEVNULL)
+    except FileNotFoundError:
+        pytest.skip("ffmpeg is not installed (apt install ffmpeg)")
+    return path
+
+
+def clap(path: Path) -> tuple[float, float]:
+    """Seconds at which the pictures turn white, and at which the sound sets in."""
+    with av.open(str(path)) as film:
+        white = next(each.time for each in film.decode(video=0) if each.to_ndarray(format="gray").mean() > 128)
+    with av.open(str(path)) as film:
+        loud = next(each.time for each in film.decode(audio=0) if np.abs(each.to_ndarray()).max() > 0.1)
+    return white, loud
+
+
+def test_a_film_played_live_is_recorded_with_its_sound(clapper, tmp_path):
+    live(clapper, window=False, out=tmp_path / "seen.mp4")
+    white, loud = clap(tmp_path / "seen.mp4")
+    assert white == pytest.approx(1.5, abs=0.3) and loud == pytest.approx(white, abs=0.15)
+
+
+def test_a_stream_is_recorded_with_its_sound(clapper, tmp_path):
+    port = free_port()
+    send = ["ffmpeg", "-v", "quiet", "-re", "-i", str(clapper), "-c", "copy", "-f", "mpegts", "-listen", "1"]
+    with ended(subprocess.Popen([*send, f"http://127.0.0.1:{port}/"], stdin=subprocess.DEVNULL)):
+        wait_for_port(port)
+        with pytest.raises(TabrtError, match="was lost"):
+            live(f"http://127.0.0.1:{port}/", window=False, out=tmp_path / "seen.mp4", exit_when_lost=True)
+    white, loud = clap(tmp_path / "seen.mp4")
+    assert loud == pytest.approx(white, abs=0.25)
+
+
+def test_what_is_not_shown_is_not_heard(tmp_path):
+    run, camera = new_run(recording=True)
+    camera.soundtrack.waiting.append("what was said while it was paused")
+    with Recorder(run, camera, tmp_path) as recorder:
+        recorder.tick(None)
+    assert not camera.soundtrack.waiting
+
+
 def test_snapshots_have_names_of_their_own(tmp_path):
     first = tmp_path / "shot.png"
     first.touch()
@@ -573,7 +624,10 @@ def test_addresses():
 # ------------------------------------------------------------------------------------------------------ command line
 
 
-@pytest.mark.parametrize(("number", "stuck", "code"), [(signal.SIGINT, False, 130), (signal.SIGTERM, True, 143)])
+@pytest.mark.parametrize(
+    ("number", "stuck", "code"),
+    [(signal.SIGINT, False, 130), (signal.SIGTERM, True, 143), (signal.SIGHUP, False, 129)],
+)
 def test_a_signal_leaves_whole_files_even_while_a_read_is_stuck(number, stuck, code, tmp_path):
     port = free_port()
     url = f"http://127.0.0.1:{port}/"
@@ -608,6 +662,15 @@ def test_bad_input_is_one_line(arguments, said):
         output, errors = process.communicate(timeout=LIMIT)
     assert (process.returncode, output) == (1, "")
     assert errors.startswith(said) and errors.count("\n") == 1
+
+
+def test_a_run_under_nohup_goes_on_when_its_terminal_is_closed(short_film, tmp_path):
+    ignore = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
+    with ended(tabrt_live("--camera", short_film, "--no-window", "--landmarks", "-", **ignore)) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGHUP)
+        _, errors = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0, errors
 
 
 # ------------------------------------------------------------------------------------------------------------- soak

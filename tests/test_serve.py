@@ -231,6 +231,7 @@ def test_any_other_host_asks_for_a_token(monkeypatch):
             assert viewer.recv(LIMIT)
     monkeypatch.setenv("TABRT_TOKEN", "of the lab")
     with closing(Served()) as served:
+        assert get(served.server.url)[0] == 200
         assert get(f"http://127.0.0.1:{served.server.port}/")[0] == 401
         assert get(f"http://127.0.0.1:{served.server.port}/?token=of%20the%20lab")[0] == 200
 

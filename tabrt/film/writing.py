@@ -20,7 +20,7 @@ from av.video.reformatter import VideoReformatter
 from tabrt.errors import TabrtError
 from tabrt.film.decoding import LEAST_STEP, Film, sane_rate
 from tabrt.film.opening import reason
-from tabrt.film.sound import Tracks, describe
+from tabrt.film.sound import Soundtrack, Tracks, describe
 
 MAX_CLOCK = 1_000_000  # ticks a second
 _ENCODER_OPTIONS = {
@@ -45,6 +45,7 @@ class FilmWriter:
     container has a place for them, unless `anonymous`. `notes` says what was changed or lost, one line a track, and
     is whole after `close`.
 
+    soundtrack: the sound of a source that is no film, on the clock of its pictures.
     Times are kept as they are with a `film`, which is to be read only after the writer is made; without one, and of a
     part of a film, the first picture is at 0. Colours are written as BT.709, limited range, and say so.
     Raises TabrtError: a folder that cannot be written, a container or codec that does not fit, a full disk.
@@ -61,12 +62,13 @@ class FilmWriter:
         film: Film | None = None,
         index_first: bool = True,
         anonymous: bool = False,
+        soundtrack: Soundtrack | None = None,
     ):
         self.path = Path(path)
         self.notes: list[str] = []
         self.frames = 0
         self._film = film
-        self._soundtrack = None if film is None else film.soundtrack()
+        self._soundtrack = soundtrack if film is None else film.soundtrack()
         self._size = width, height
         self._rate = sane_rate(Fraction(rate).limit_denominator(100_000))
         self._clock = _clock(film)
@@ -94,12 +96,13 @@ class FilmWriter:
         aspect = None if self._film is None else self._film.pixel_aspect
         self._picture = _Picture(container, codec, crf, self._size, self._rate, self._clock, aspect)
         self._tracks: Tracks | None = None
-        if self._film is not None:
+        if self._soundtrack is not None:
+            self._soundtrack.wanted = True
             self._tracks = Tracks(container, self._soundtrack, self.path.suffix.lower(), not anonymous)
             self.notes = self._tracks.notes
-            if not anonymous:
-                container.metadata.update(self._film.metadata())
-                container.set_chapters(_chapters(self._film))
+        if self._film is not None and not anonymous:
+            container.metadata.update(self._film.metadata())
+            container.set_chapters(_chapters(self._film))
         container.start_encoding()
 
     def __enter__(self) -> FilmWriter:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
 
+import av
 import cv2
 import numpy as np
 
@@ -21,6 +22,7 @@ from tabrt.ahead import ahead
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame
 from tabrt.film.pictures import fit
+from tabrt.film.sound import Soundtrack
 from tabrt.live.status import State
 
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before each attempt to reopen; the last one again and again
@@ -30,10 +32,15 @@ log = logging.getLogger("tabrt")
 
 
 class Capture(Protocol):
-    """An open source. `rate`: pictures a second, None if unknown; `live`: it has no end, so it is watched."""
+    """An open source. `rate`: pictures a second, None if unknown; `live`: it has no end, so it is watched.
+
+    sound: its streams of sound. hear: what is called with their packets, which are on the monotonic clock.
+    """
 
     rate: float | None
     live: bool
+    sound: Sequence[av.AudioStream]
+    hear: Callable[[av.Packet], None]
 
     def read(self) -> np.ndarray | None:
         """Wait for the next picture, uint8 (H, W, 3) BGR; None at the end."""
@@ -73,6 +80,7 @@ class LiveCamera:
         self.size: tuple[int, int] | None = None  # width, height
         self.rate: float | None = None
         self.openings = 0
+        self.soundtrack = Soundtrack((), None)  # that a recorder may take from
         self._open, self._mirror, self._exit_when_lost = open_capture, mirror, exit_when_lost
         self._stall, self._patience, self._frozen, self._waits, self._tick = stall, patience, frozen, waits, tick
         self._stop = threading.Event()
@@ -114,7 +122,7 @@ class LiveCamera:
     def _new_reader(self) -> _Reader:
         if self.size is not None:
             self._enter(State.RECONNECTING, f"opening {self.name}")
-        reader = _Reader(self._open)
+        reader = _Reader(self._open, self.soundtrack)
         self._readers.append(reader)
         return reader
 
@@ -211,7 +219,8 @@ class _Picture:
 class _Reader:
     """Opens and reads one capture in a thread of its own, keeping the newest picture. It closes what it opened."""
 
-    def __init__(self, open_capture: Callable[[], Capture]):
+    def __init__(self, open_capture: Callable[[], Capture], soundtrack: Soundtrack):
+        self._soundtrack = soundtrack
         self.pictures = 0  # that came
         self.rate: float | None = None
         self.live = True
@@ -238,9 +247,17 @@ class _Reader:
     def _read(self, open_capture: Callable[[], Capture]) -> Iterator[_Picture]:
         with closing(open_capture()) as capture:
             self.rate, self.live = capture.rate, capture.live
+            self._soundtrack.streams = self._soundtrack.streams or list(capture.sound)
+            capture.hear = self._hear
             while (image := capture.read()) is not None:
                 self.pictures += 1
                 yield _Picture(image, self.pictures - 1, time.monotonic())
+
+    def _hear(self, packet: av.Packet) -> None:
+        if self._soundtrack.wanted:
+            self._soundtrack.put(packet)
+        else:
+            self._soundtrack.clear()
 
 
 class _Ended(Exception):

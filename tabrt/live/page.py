@@ -18,7 +18,7 @@ import secrets
 import socket
 import threading
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import cv2
 import numpy as np
@@ -85,7 +85,7 @@ class Page(Sink):
         self.port = self._socket.getsockname()[1]
         named = _own_address(host) if host in EVERYWHERE else host
         named = f"[{named}]" if ":" in named else named
-        self.url = f"http://{named}:{self.port}/" + (f"?token={token}" if token else "")
+        self.url = f"http://{named}:{self.port}/" + (f"?token={quote(token, safe='')}" if token else "")
         config = uvicorn.Config(
             guarded(_application(self._feed, run, about), token, host),
             log_level="critical",

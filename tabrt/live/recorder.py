@@ -42,13 +42,14 @@ class Recorder(Sink):
         try:
             self._write(scene)
         except TabrtError as problem:
+            self._let_go()
             if self._out is not None and self._films == 1:
                 raise
-            self._let_go()
             self._run.note(recording=False, recorded=0.0)
             self._run.say(str(problem))
 
     def tick(self, last: Scene | None) -> None:
+        self._camera.soundtrack.clear()  # what is not shown is not heard either
         if not self._run.status.recording:
             self._end()
 
@@ -61,7 +62,8 @@ class Recorder(Sink):
             self._films += 1
             size = picture.shape[1], picture.shape[0]
             rate = self._camera.rate or USUAL_RATE
-            self._writer = FilmWriter(self._next_path(), *size, rate, index_first=False)
+            sound = self._camera.soundtrack if self._camera.soundtrack.streams else None
+            self._writer = FilmWriter(self._next_path(), *size, rate, index_first=False, soundtrack=sound)
             self._began = moment
             self._run.say(f"recording {self._writer.path}")
         self._writer.write(picture, moment)
@@ -84,7 +86,7 @@ class Recorder(Sink):
             return
         self._run.note(recorded=0.0)
         writer.close()
-        self._notes.append(f"wrote {writer.path}")
+        self._notes += [*writer.notes, f"wrote {writer.path}"]
         self._run.say(self._notes[-1])
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 from tabrt.faces import Scene
 from tabrt.live.camera import LiveCamera
 from tabrt.live.status import Numbers, Status
+from tabrt.signals import ending_signals
 from tabrt.sinks import Sink
 
 log = logging.getLogger("tabrt")
@@ -85,7 +86,7 @@ class Counting(Sink):
 
 @contextmanager
 def quit_by_signal(run: Run) -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM end the loop between two frames, so that no file is cut in the middle."""
+    """Let the first signal that asks to end do so between two frames, so that no file is cut in the middle."""
     asked: list[int] = []
 
     def ask(number: int, _frame: object) -> None:
@@ -97,7 +98,7 @@ def quit_by_signal(run: Run) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, ask) for number in ending_signals()}
     try:
         yield
     finally:

@@ -7,7 +7,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -17,12 +18,15 @@ import numpy as np
 from av.error import FFmpegError
 
 from tabrt.errors import TabrtError
+from tabrt.faces import Frame
 from tabrt.files import without_password
 from tabrt.film.reading import MAX_PIXELS, MAX_SIDE, open_film
 from tabrt.live.camera import Capture, LiveCamera
 from tabrt.live.devices import cameras
+from tabrt.tracking.pixels import as_shown
 
 SCHEMES = ("rtsp", "rtsps", "http", "https", "udp", "tcp", "rtp", "srt", "rtmp")
+FARTHEST_APART = 2.0  # seconds that a picture may be late by before its clock counts as another one
 LIVE_OPTIONS = {  # nothing is held back, and a playlist may not name a local file
     "fflags": "nobuffer",
     "flags": "low_delay",
@@ -134,6 +138,8 @@ def find_device(source: str) -> str | int:
     named = [camera for camera in cameras() if source.lower() in camera.name.lower()]
     if len(named) == 1 and not source.isdecimal():
         return named[0].path
+    if os.path.isdir(source):
+        raise TabrtError(f"{source} is a folder; name a film in it, or a camera: {_camera_list()}")
     problem = (
         f"{len(named)} cameras are called {source}"
         if len(named) > 1
@@ -153,10 +159,16 @@ def _stable(path: str | None) -> str:
     return f", {path}" if path else ""
 
 
+def deaf(_packet: av.Packet) -> None:
+    """What a capture does with sound until somebody hears."""
+
+
 class DeviceCapture:
-    """A camera of this machine through OpenCV, with the smallest buffer its driver allows."""
+    """A camera of this machine through OpenCV, with the smallest buffer its driver allows. Without sound."""
 
     live = True
+    sound: Sequence[av.AudioStream] = ()
+    hear: Callable[[av.Packet], None] = staticmethod(deaf)
 
     def __init__(self, device: str | int, size: tuple[int, int] | None = None, fps: float | None = None):
         self._device = device
@@ -237,19 +249,33 @@ class FilmCapture:
     def __init__(self, source: str | Path):
         self._film = open_film(source)
         self._frames = iter(self._film)
+        self._soundtrack = self._film.soundtrack()
         self._began: float | None = None
         self.rate: float | None = float(self._film.rate)
+        streams = self._soundtrack.streams
+        self.sound: Sequence[av.AudioStream] = [each for each in streams if isinstance(each, av.AudioStream)]
+        self.hear: Callable[[av.Packet], None] = deaf
 
     def read(self) -> np.ndarray | None:
         frame = next(self._frames, None)
         if frame is None:
             return None
         self._began = time.monotonic() - frame.time if self._began is None else self._began
+        for packet in self._soundtrack.take(frame.time):
+            if packet.stream.type == "audio":
+                self.hear(later(packet, self._began))
         time.sleep(max(0.0, self._began + frame.time - time.monotonic()))
-        return frame.image
+        return frame.image if frame.pixel_aspect == 1 else as_shown(frame).image
 
     def close(self) -> None:
         self._film.close()
+
+
+def later(packet: av.Packet, seconds: float) -> av.Packet:
+    """The packet, moved to another clock."""
+    ticks = round(seconds / packet.time_base)
+    packet.pts, packet.dts = (None if each is None else each + ticks for each in (packet.pts, packet.dts))
+    return packet
 
 
 def open_stream(url: str, patience: float, stall: float) -> Capture:
@@ -279,7 +305,10 @@ class StreamCapture:
         self._stream = container.streams.video[0]
         self._stream.thread_type = "SLICE"  # frame threads would each hold a picture back
         rate = self._stream.average_rate or self._stream.guessed_rate
-        self.rate = float(rate) if rate and 1 <= rate <= 1000 else None
+        self.rate: float | None = float(rate) if rate and 1 <= rate <= 1000 else None
+        self.sound: Sequence[av.AudioStream] = container.streams.audio
+        self.hear: Callable[[av.Packet], None] = deaf
+        self._zero: float | None = None  # monotonic time at 0 of the stream's clock, as the first picture tells it
         self._images = self._decode()
 
     def read(self) -> np.ndarray | None:
@@ -290,12 +319,24 @@ class StreamCapture:
 
     def _decode(self) -> Iterator[np.ndarray]:
         try:
-            for packet in self._container.demux(self._stream):
+            for packet in self._container.demux(self._stream, *self.sound):
+                if packet.stream.type == "audio":
+                    if self._zero is not None and packet.size:
+                        self.hear(later(packet, self._zero))
+                    continue
                 for picture in self._pictures(packet):
                     if 0 < picture.width <= MAX_SIDE and 0 < picture.height <= MAX_SIDE:
-                        yield picture.to_ndarray(format="bgr24")
+                        self._tell_clocks(picture.time)
+                        yield _square(picture.to_ndarray(format="bgr24"), self._stream.sample_aspect_ratio)
         except (FFmpegError, OSError) as problem:
             raise TabrtError(f"{self._name} stopped sending ({_reason(problem)}); check the network") from None
+
+    def _tell_clocks(self, shown: float | None) -> None:
+        """Keep the clocks of stream and machine together: they jump when a sender starts afresh."""
+        if shown is not None:
+            zero = time.monotonic() - shown
+            if self._zero is None or zero < self._zero or zero - self._zero > FARTHEST_APART:
+                self._zero = zero
 
     def _pictures(self, packet: av.Packet) -> list[av.VideoFrame]:
         try:
@@ -304,6 +345,12 @@ class StreamCapture:
             return []
         except FFmpegError:  # damaged on its way, or joined in the middle
             return []
+
+
+def _square(image: np.ndarray, pixel_aspect: Fraction | None) -> np.ndarray:
+    """The picture with square pixels, as all who show it take it to be."""
+    aspect = float(pixel_aspect or 1)
+    return image if aspect == 1 else as_shown(Frame(image, pixel_aspect=aspect)).image
 
 
 def _reason(problem: Exception) -> str:

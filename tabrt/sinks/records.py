@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -85,11 +86,24 @@ _SIZE: dict[str, Callable[[Scene], Any]] = {
 
 
 def landmark_suffix(path: str | Path) -> str:
-    """.jsonl or .csv: how landmarks are written to the path. Raises TabrtError for another suffix."""
-    suffix = ".jsonl" if str(path) == "-" else Path(path).suffix.lower()
+    """.jsonl or .csv: how landmarks are written to the path. Raises TabrtError for another suffix.
+
+    What is no file, such as standard output or a pipe of the shell, takes JSON Lines without one.
+    """
+    suffix = Path(path).suffix.lower()
+    if str(path) == "-" or (suffix not in SUFFIXES and _is_pipe(path)):
+        return ".jsonl"
     if suffix not in SUFFIXES:
         raise TabrtError(f"{path}: landmarks are written as {' or '.join(SUFFIXES)}; use one of these suffixes")
     return suffix
+
+
+def _is_pipe(path: str | Path) -> bool:
+    try:
+        kind = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(kind) or stat.S_ISCHR(kind) or stat.S_ISSOCK(kind)
 
 
 def landmark_lines(path: str | Path) -> Iterator[dict[str, Any]]:
