@@ -22,6 +22,7 @@ from tabrt.film.opening import (
     name_of,
     open_container,
     picture_stream,
+    pixel_aspect_of,
     reason,
 )
 from tabrt.film.pictures import Converter, deinterlaced, fit, is_sideways, turned, upright
@@ -32,7 +33,6 @@ SOME_RATE = Fraction(25)  # pictures a second, of a film that does not say
 NETWORK_PATIENCE = 10.0  # seconds without a byte before a network source is given up
 LEAST_STEP = Fraction(1, 90000)  # seconds; the clock of a film whose own clock is too fine for mp4
 BAD_PACKETS = 1000  # in a row, without one picture between them, before a film counts as ended
-MOST_STRETCH = 10  # of a pixel's sides; a film that says more is mistaken
 EARLIER = (0.0, 2.0, 10.0)  # seconds before a part's start at which it is sought, one after the other
 SOUND_BEHIND = 3.0  # seconds that sound may lie behind its pictures in a file
 CLOSE = 1e-6  # seconds: times this near are the same
@@ -171,7 +171,7 @@ class Film:
     def _measure(self) -> None:
         self._sideways = is_sideways(self._matrix)
         self.width, self.height = self._size[::-1] if self._sideways else self._size
-        self.pixel_aspect = _shown_aspect(self._aspect(), self._sideways)
+        self.pixel_aspect = _shown_aspect(pixel_aspect_of(self._stream), self._sideways)
 
     def orient(self, orientation_of: Callable[[str], np.ndarray | None]) -> None:
         """Ask a picture's EXIF how it is to be turned, where the decoder does not tell all of it."""
@@ -183,12 +183,6 @@ class Film:
     @property
     def _codec(self) -> str:
         return self._stream.codec_context.name
-
-    def _aspect(self) -> Fraction | None:
-        """Width of a pixel over its height as the picture is coded; None where they are equal."""
-        aspect = self._stream.sample_aspect_ratio or self._stream.codec_context.sample_aspect_ratio
-        sane = aspect and Fraction(1, MOST_STRETCH) <= aspect <= MOST_STRETCH
-        return aspect if sane and aspect != 1 else None
 
     @property
     def name(self) -> str:
@@ -297,7 +291,7 @@ class Film:
         if (picture.width, picture.height) == self._size and sideways == self._sideways:
             return image
         self._fitted = time if self._fitted is None else self._fitted
-        aspect = _shown_aspect(self._aspect(), sideways)
+        aspect = _shown_aspect(pixel_aspect_of(self._stream), sideways)
         return fit(image, self.width, self.height, float((self.pixel_aspect or 1) / (aspect or 1)))
 
     def _decode(self) -> Iterator[av.VideoFrame]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -15,6 +16,7 @@ from tabrt.files import without_password
 
 MAX_SIDE = 16384  # px
 MAX_PIXELS = 2**27  # 134 million
+MOST_STRETCH = 10  # of a pixel's sides; a film that says more is mistaken
 NO_FILM = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image | Disposition.dependent
 
 
@@ -106,6 +108,13 @@ def picture_stream(
     if stream.codec_context is None:
         raise TabrtError(f"{name} uses a picture codec that is not known here; convert it with ffmpeg")
     return stream, tracks.index(stream) + 1, len(tracks)
+
+
+def pixel_aspect_of(stream: av.VideoStream) -> Fraction | None:
+    """Width of a pixel over its height as pictures are coded at present; None where they are equal."""
+    aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
+    sane = aspect and Fraction(1, MOST_STRETCH) <= aspect <= MOST_STRETCH
+    return aspect if sane and aspect != 1 else None
 
 
 def _listed(tracks: list[av.VideoStream]) -> str:

@@ -8,7 +8,6 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from fractions import Fraction
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -20,6 +19,8 @@ from av.error import FFmpegError
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame
 from tabrt.files import without_password
+from tabrt.film.opening import picture_stream, pixel_aspect_of
+from tabrt.film.pictures import Converter, deinterlaced
 from tabrt.film.reading import MAX_PIXELS, MAX_SIDE, open_film
 from tabrt.live.camera import Capture, LiveCamera
 from tabrt.live.devices import cameras
@@ -265,7 +266,7 @@ class FilmCapture:
             if packet.stream.type == "audio":
                 self.hear(later(packet, self._began))
         time.sleep(max(0.0, self._began + frame.time - time.monotonic()))
-        return frame.image if frame.pixel_aspect == 1 else as_shown(frame).image
+        return as_shown(frame).image
 
     def close(self) -> None:
         self._film.close()
@@ -300,9 +301,7 @@ class StreamCapture:
 
     def __init__(self, container: av.container.InputContainer, name: str):
         self._container, self._name = container, name
-        if not container.streams.video:
-            raise TabrtError(f"{name} carries no pictures; check the address")
-        self._stream = container.streams.video[0]
+        self._stream, _, _ = picture_stream(container, name, None)
         self._stream.thread_type = "SLICE"  # frame threads would each hold a picture back
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.rate: float | None = float(rate) if rate and 1 <= rate <= 1000 else None
@@ -318,6 +317,13 @@ class StreamCapture:
         self._container.close()
 
     def _decode(self) -> Iterator[np.ndarray]:
+        """Pictures as they are shown: in SDR, whole, with square pixels."""
+        convert = Converter(self.rate or 25.0)
+        for picture in deinterlaced(self._decode_raw(), []):
+            frame = Frame(convert(picture), pixel_aspect=float(pixel_aspect_of(self._stream) or 1))
+            yield as_shown(frame).image
+
+    def _decode_raw(self) -> Iterator[av.VideoFrame]:
         try:
             for packet in self._container.demux(self._stream, *self.sound):
                 if packet.stream.type == "audio":
@@ -327,7 +333,7 @@ class StreamCapture:
                 for picture in self._pictures(packet):
                     if 0 < picture.width <= MAX_SIDE and 0 < picture.height <= MAX_SIDE:
                         self._tell_clocks(picture.time)
-                        yield _square(picture.to_ndarray(format="bgr24"), self._stream.sample_aspect_ratio)
+                        yield picture
         except (FFmpegError, OSError) as problem:
             raise TabrtError(f"{self._name} stopped sending ({_reason(problem)}); check the network") from None
 
@@ -345,12 +351,6 @@ class StreamCapture:
             return []
         except FFmpegError:  # damaged on its way, or joined in the middle
             return []
-
-
-def _square(image: np.ndarray, pixel_aspect: Fraction | None) -> np.ndarray:
-    """The picture with square pixels, as all who show it take it to be."""
-    aspect = float(pixel_aspect or 1)
-    return image if aspect == 1 else as_shown(Frame(image, pixel_aspect=aspect)).image
 
 
 def _reason(problem: Exception) -> str:

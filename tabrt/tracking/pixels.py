@@ -13,6 +13,8 @@ from tabrt.geometry import Box
 
 def as_shown(frame: Frame) -> Frame:
     """The frame with square pixels: its narrower side stretched, so that nothing is lost."""
+    if frame.pixel_aspect == 1:
+        return frame
     width, height = _scale(frame.pixel_aspect)
     image = cv2.resize(frame.image, None, fx=width, fy=height, interpolation=cv2.INTER_LINEAR)
     return replace(frame, image=image, pixel_aspect=1.0)
