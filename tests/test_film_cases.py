@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -169,7 +171,7 @@ def segment(path: Path, start: float, sound: str = "aac") -> Path:
     """A piece of a longer film, that keeps that film's times: sound from start on, pictures 0.1 s later."""
     with av.open(str(path), "w", options={"avoid_negative_ts": "disabled"}) as container:
         programme = path.suffix == ".mpg"
-        stream = container.add_stream("mpeg2video" if programme else "libx264", rate=30)
+        stream = container.add_stream("mpeg2video" if programme else "libx264", rate=30, options={"g": "6"})
         stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
         stream.codec_context.time_base = Fraction(1, 30) if programme else Fraction(1, 1000)
         track = container.add_stream(sound, rate=48000, layout="mono")
@@ -392,3 +394,78 @@ def test_a_film_with_a_see_through_track_shows_white(tmp_path):
     (frame,) = frames_of(source)
     assert (frame.image[:, :47] == 255).all()
     assert close_to(frame.image, 0.9, 0.1, (0, 0, 255))
+
+
+def test_high_films_that_say_nothing_of_their_colours_are_in_bt709(tmp_path):
+    """As players take them; small ones are in BT.601."""
+    colour = np.full((64, 64, 3), (30, 40, 200), np.uint8)
+    for side, matrix in ((64, "ITU601"), (720, "ITU709")):
+        source = tmp_path / f"{side}.mkv"
+        with av.open(str(source), "w") as container:
+            stream = container.add_stream("ffv1", rate=30)
+            stream.width, stream.height, stream.pix_fmt = side, side, "yuv444p"
+            stream.codec_context.colorspace = 2
+            frame = av.VideoFrame.from_ndarray(cv2.resize(colour, (side, side)), format="bgr24")
+            frame = frame.reformat(format="yuv444p", dst_colorspace=matrix)
+            frame.colorspace = 2
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        (frame,) = frames_of(source)
+        assert np.abs(frame.image[9, 9].astype(int) - colour[9, 9]).max() <= 3, side
+
+
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+def test_what_webm_hides_stays_hidden(tmp_path, codec):
+    source = tmp_path / "a.webm"
+    with av.open(str(source), "w") as container:
+        stream = container.add_stream(codec, rate=30, options={"auto-alt-ref": "0"})
+        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuva420p"
+        stream.metadata["alpha_mode"] = "1"
+        image = np.dstack([picture(0), np.zeros((64, 96), np.uint8)])
+        image[:, 48:, 3] = 255
+        for number in range(6):
+            frame = av.VideoFrame.from_ndarray(image, format="bgra").reformat(format="yuva420p")
+            frame.pts, frame.time_base = number, Fraction(1, 30)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    frames = frames_of(source)
+    assert len(frames) == 6
+    for frame in frames:
+        assert frame.image[:, :30].min() > 240
+        assert frame.image[40:, 60:].mean() < 140
+    assert [frame.index for frame in frames_of(source, start=0.1)] == [3, 4, 5]
+
+
+def test_sound_that_an_edit_cut_off_is_not_copied(tmp_path):
+    """A player starts where the edit list says; what lies before, of pictures and of sound, was cut off by somebody."""
+    whole = segment(tmp_path / "a.mkv", 0.0)
+    cut = tmp_path / "cut.mp4"
+    with av.open(str(whole)) as source, av.open(str(cut), "w") as target:
+        streams = [target.add_stream_from_template(stream) for stream in source.streams]
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.pts, packet.dts = packet.pts - 600, packet.dts - 600
+                packet.stream = streams[packet.stream_index]
+                target.mux(packet)
+    times = times_of(cut)
+    assert len(times) < 20 and times[0] >= 0
+    for suffix in (".mp4", ".mkv"):
+        rewrite(cut, tmp_path / f"b{suffix}")
+        assert sum(map(len, packets_of(tmp_path / f"b{suffix}"))) < 0.65 * sum(map(len, packets_of(whole)))
+
+
+def test_a_pipe_of_the_file_system_is_read_once(tmp_path):
+    """Nothing looks into it before it is read, and no part of it is sought."""
+    source = make_film(tmp_path / "a.mkv", frames=30)
+    pipe = tmp_path / "pipe.mkv"
+    os.mkfifo(pipe)
+    for part, expected in (({}, 30), ({"start": 0.5}, 15)):
+        feeder = threading.Thread(target=lambda: pipe.write_bytes(source.read_bytes()), daemon=True)
+        feeder.start()
+        assert len(frames_of(pipe, **part)) == expected
+        feeder.join(5)
+
+
+def test_an_empty_name_is_no_folder():
+    with pytest.raises(TabrtError, match="name of the film is empty"):
+        open_film("")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import subprocess
 import sys
+import threading
 import zlib
 from fractions import Fraction
 from pathlib import Path
@@ -179,6 +181,21 @@ def test_tiff_of_real_numbers(tmp_path, channels, peak):
     shown = read_image(tmp_path / "a.tiff")
     assert shown.shape == (256, 320, 3)
     assert shown.max() > 240 and close_to(shown, 0.1, 0.1, (255, 255, 255))
+
+
+def test_jpeg_in_tiff_has_its_colours(tmp_path):
+    if not cv2.imwrite(str(tmp_path / "a.tiff"), picture(0, (320, 256)), (cv2.IMWRITE_TIFF_COMPRESSION, 7)):
+        pytest.skip("this OpenCV writes no JPEG into TIFF")
+    assert np.abs(read_image(tmp_path / "a.tiff").astype(int) - picture(0, (320, 256))).mean() < 6
+
+
+def test_a_pipe_is_read_once(tmp_path):
+    pipe = tmp_path / "a.png"
+    os.mkfifo(pipe)
+    feeder = threading.Thread(target=lambda: pipe.write_bytes(png(picture(0))), daemon=True)
+    feeder.start()
+    assert np.array_equal(read_image(pipe), picture(0))
+    feeder.join(5)
 
 
 def test_a_moving_webp_is_a_picture_and_a_film(tmp_path):

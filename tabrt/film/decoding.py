@@ -34,7 +34,9 @@ NETWORK_PATIENCE = 10.0  # seconds without a byte before a network source is giv
 LEAST_STEP = Fraction(1, 90000)  # seconds; the clock of a film whose own clock is too fine for mp4
 BAD_PACKETS = 1000  # in a row, without one picture between them, before a film counts as ended
 EARLIER = (0.0, 2.0, 10.0)  # seconds before a part's start at which it is sought, one after the other
+PRIMING = 0.2  # seconds of sound before a film's start that its decoder may need
 SOUND_BEHIND = 3.0  # seconds that sound may lie behind its pictures in a file
+TRANSPARENT = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 CLOSE = 1e-6  # seconds: times this near are the same
 
 
@@ -86,6 +88,7 @@ class Film:
         network = is_url(self.source)
         stream.thread_type = "SLICE" if network else "AUTO"  # frame threads would delay a live picture
         stream.thread_count = min(4, os.cpu_count() or 1)
+        self._decoder = _decoder_of(stream)
         self._full_rate = self.rate = sane_rate(stream.average_rate or stream.guessed_rate)
         self.time_base = stream.time_base or LEAST_STEP
         self._clock = clock_of(container, network, self.time_base)
@@ -100,9 +103,10 @@ class Film:
         """Go to the first picture that is wanted."""
         part = self.part
         self._sound = Soundtrack(self._beside, part)
-        found = part.start > 0 and self.source != "-" and self._seek()
+        again = part.start > 0 and (is_url(self.source) or os.path.isfile(self.source))  # not so a pipe
+        found = again and self._seek()
         if not found:
-            if part.start > 0 and self.source != "-":
+            if again:
                 self._container.close()
                 self._container = open_container(self.source, NETWORK_PATIENCE)
                 self._open_streams(track)
@@ -143,6 +147,8 @@ class Film:
     def _restart(self, index: int | None) -> None:
         """Decode from here on. index: of the first picture, None where its time has to tell."""
         self._packet_source = self._packets()
+        if self._decoder is not None:
+            self._decoder = _decoder_of(self._stream)
         self._pictures = deinterlaced(self._decode(), self._notes)
         self._last_time, self._index = None, -1 if index is None else index
 
@@ -301,7 +307,7 @@ class Film:
             if packet is not None and packet.stream.type != "video":
                 self._put_beside(packet)
                 continue
-            pictures = decoded(packet)
+            pictures = decoded(packet, self._decoder)
             if pictures is None:
                 self.damaged += 1
                 bad += 1
@@ -313,7 +319,8 @@ class Film:
                     yield picture
 
     def _put_beside(self, packet: av.Packet) -> None:
-        if packet.size:
+        hidden = packet.is_discard and starts(packet) < -PRIMING  # by an edit list: cut off, and not to be heard
+        if packet.size and not hidden:
             self._sound.put(packet, self._horizon)
 
     def _read_sound_to(self, end: float) -> None:
@@ -345,6 +352,17 @@ class Film:
                 if is_url(self.source):
                     raise TabrtError(f"{self.name} stopped sending ({reason(problem)}); check the network") from None
                 yield None
+
+
+def _decoder_of(stream: av.VideoStream) -> av.VideoCodecContext | None:
+    """The decoder that knows of transparency in WebM, which FFmpeg's own passes over; None where its own will do."""
+    said = {key.lower(): value for key, value in stream.metadata.items()}
+    if said.get("alpha_mode") != "1" or stream.codec_context.name not in TRANSPARENT:
+        return None
+    try:
+        return av.CodecContext.create(TRANSPARENT[stream.codec_context.name], "r")
+    except (FFmpegError, ValueError):
+        return None
 
 
 def sane_rate(rate: Fraction | None) -> Fraction:

@@ -10,7 +10,8 @@ import numpy as np
 
 MAX_EXIF = 2**16  # bytes, as JPEG can hold
 MAX_TAGS = 4096
-ORIENTATION, WIDTH, HEIGHT = 0x112, 0x100, 0x101
+ORIENTATION, WIDTH, HEIGHT, COMPRESSION, TILE_WIDTH = 0x112, 0x100, 0x101, 0x103, 0x142
+JPEGS = (6, 7)  # kinds of compression
 SHORT, LONG = 3, 4
 # (2, 2) for each orientation: where x and y go on the screen, as in a display matrix.
 MATRICES = {
@@ -27,6 +28,8 @@ MATRICES = {
 
 def orientation_of(name: str) -> np.ndarray | None:
     """The display matrix (2, 2) that EXIF asks for in a JPEG, PNG, WebP or TIFF; None where it says nothing."""
+    if not os.path.isfile(name):
+        return None
     try:
         with open(name, "rb") as file:
             value = tags(_exif(file)).get(ORIENTATION)

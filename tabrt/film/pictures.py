@@ -15,6 +15,8 @@ from av.video.reformatter import VideoReformatter
 
 from tabrt.film.colours import LINEAR, Range, ToneMap, is_hdr, on_paper, srgb
 
+ITU709, UNSAID = 1, 2  # colour spaces: of swscale, and none said (ITU-T H.273)
+HD = 720  # px: pictures of this height that say nothing of their colours are in BT.709, as players take them
 EVEN_LIGHT = 255 * srgb(np.arange(4096) / 4095)  # of linear light in 12 bits
 
 
@@ -60,7 +62,8 @@ class Converter:
         return kind
 
     def _as(self, picture: av.VideoFrame, pixels: str) -> np.ndarray:
-        return self._reformatter.reformat(picture, format=pixels, threads=1).to_ndarray()
+        matrix = ITU709 if picture.colorspace == UNSAID and picture.height >= HD else None
+        return self._reformatter.reformat(picture, format=pixels, src_colorspace=matrix, threads=1).to_ndarray()
 
     def _tone_mapped(self, picture: av.VideoFrame) -> np.ndarray:
         if self._tone_map is None or not self._tone_map.fits(picture):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from tabrt.errors import TabrtError
 from tabrt.film.decoding import Film
 from tabrt.film.opening import MAX_PIXELS, MAX_SIDE, is_url
 from tabrt.film.stills import (
@@ -35,6 +36,8 @@ def open_film(
     Raises TabrtError when there is nothing to show: no such file, no film, no picture in it, too large.
     """
     text = os.fspath(source)
+    if not text:
+        raise TabrtError("the name of the film is empty; name a film")
     if not is_url(text) and text != "-":
         pictures = sequence_of(text) or still_of(text)
         if pictures is not None:

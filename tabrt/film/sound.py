@@ -80,12 +80,12 @@ def length(packet: av.Packet) -> Fraction:
     return (packet.duration or 0) * packet.time_base if packet.time_base else Fraction(0)
 
 
-def decoded(packet: av.Packet | None) -> list | None:
-    """The pictures or sounds a packet completes; None when it is damaged."""
+def decoded(packet: av.Packet | None, decoder: av.CodecContext | None = None) -> list | None:
+    """The pictures or sounds a packet completes; None when it is damaged. decoder: one to use, not the stream's own."""
     if packet is None:
         return None
     try:
-        return packet.decode()
+        return packet.decode() if decoder is None else decoder.decode(packet if packet.size else None)
     except av.error.EOFError:
         return []
     except FFmpegError:

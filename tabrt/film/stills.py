@@ -19,7 +19,7 @@ from tabrt.errors import TabrtError
 from tabrt.faces import Frame
 from tabrt.film.colours import Range, on_paper
 from tabrt.film.decoding import CLOSE, Film
-from tabrt.film.exif import HEIGHT, WIDTH, orientation_of, tags
+from tabrt.film.exif import COMPRESSION, HEIGHT, JPEGS, TILE_WIDTH, WIDTH, orientation_of, tags
 from tabrt.film.heif import is_tiled, read_heif
 from tabrt.film.opening import check_file, check_size
 from tabrt.film.pictures import upright
@@ -43,18 +43,35 @@ def read_image(path: str | Path) -> np.ndarray:
     """
     name = os.fspath(path)
     check_file(Path(name))
-    picture = read_heif(name)
-    if picture is not None:
-        return picture
+    if not os.path.isfile(name):  # a pipe can be read once only
+        return _by_ffmpeg(name)
+    image = read_heif(name)
+    if image is None and _is_doubtful(name):
+        image = _by_opencv(name)
+    if image is not None:
+        return image
     try:
-        with Film(name) as film:
-            film.orient(orientation_of)
-            return next(iter(film)).image
+        return _by_ffmpeg(name)
     except TabrtError:
         image = _by_opencv(name)
         if image is None:
             raise
         return image
+
+
+def _by_ffmpeg(name: str) -> np.ndarray:
+    with Film(name) as film:
+        film.orient(orientation_of)
+        return next(iter(film)).image
+
+
+def _is_doubtful(name: str) -> bool:
+    """Whether a file is a TIFF of a kind that FFmpeg reads wrongly, without a word: JPEG inside, or tiles."""
+    with open(name, "rb") as file, contextlib.suppress(struct.error):
+        if file.read(4) in (b"II*\0", b"MM\0*"):
+            found = tags(file)
+            return found.get(COMPRESSION) in JPEGS or TILE_WIDTH in found
+    return False
 
 
 def _by_opencv(name: str) -> np.ndarray | None:
@@ -247,10 +264,13 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 
 def still_of(source: str) -> list[Path] | Animation | None:
     """What FFmpeg would not read as the film it is: a picture in tiles, a moving WebP; None for anything else."""
-    if not os.path.isfile(source) or not os.access(source, os.R_OK):
+    if not os.path.isfile(source):
         return None
-    with open(source, "rb") as file:
-        head = file.read(64)
+    try:
+        with open(source, "rb") as file:
+            head = file.read(64)
+    except OSError:
+        return None  # what is the matter is found out, and said, when it is opened as a film
     if is_tiled(source):
         return [Path(source)]
     moving = head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and head[20] & 2
