@@ -1,4 +1,4 @@
-"""Makes the pictures of the documentation that come from the code: `python docs/figures.py`.
+"""Makes the pictures of the documentation that come from the code: `python docs/figures.py [rooms]`.
 
 points.png shows the 98 points with their numbers; the rooms, in README.md, are text, drawn from the contract that
 pyproject.toml holds the imports to.
@@ -7,6 +7,7 @@ pyproject.toml holds the imports to.
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 from itertools import islice
 from pathlib import Path
@@ -140,5 +141,6 @@ def _draw(ax, points: np.ndarray, shown, labelled=range(98), size: float = 8.0) 
 
 
 if __name__ == "__main__":
-    draw_points()
+    if "rooms" not in sys.argv[1:]:
+        draw_points()
     README.write_text(readme_with_rooms(), "utf-8")
