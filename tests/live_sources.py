@@ -17,7 +17,7 @@ import numpy as np
 from tabrt.engines.engine import FakeEngine
 from tabrt.faces import Face, Frame, Scene
 from tabrt.geometry import Box
-from tabrt.live.sources import deaf
+from tabrt.live.sources import ignore_sound
 from tabrt.topology import WFLW98
 
 FILM = Path(__file__).parents[1] / "tabrt" / "demo" / "pexels_face.mp4"
@@ -37,7 +37,7 @@ class ScriptedCapture:
 
     def __init__(self, steps, rate: float | None = 30.0, live: bool = True, gap: float = 0.0):
         self.rate, self.live = rate, live
-        self.sound, self.hear = (), deaf
+        self.sound, self.hear = (), ignore_sound
         self.given = 0  # pictures
         self.closed = threading.Event()
         self._steps, self._gap = iter(steps), gap

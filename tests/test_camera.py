@@ -16,7 +16,7 @@ from live_sources import FILM, FOREVER, Opener, ScriptedCapture, ended, free_por
 from tabrt.errors import TabrtError
 from tabrt.files import without_password
 from tabrt.live import sources as module
-from tabrt.live.camera import MAX_STUCK, WAITS, LiveCamera
+from tabrt.live.camera import MAX_STUCK, REOPEN_DELAYS, LiveCamera
 from tabrt.live.devices import Camera
 from tabrt.live.sources import DeviceCapture, find_device, live_camera, set_up
 from tabrt.live.status import State
@@ -139,7 +139,7 @@ def test_it_waits_longer_after_each_attempt_and_starts_over_once_pictures_come(c
 
 
 def test_waits_are_those_promised():
-    assert WAITS == (1, 2, 4, 8, 16, 30)
+    assert REOPEN_DELAYS == (1, 2, 4, 8, 16, 30)
 
 
 def test_a_source_that_cannot_be_opened_at_all_is_a_stated_problem():

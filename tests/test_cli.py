@@ -498,6 +498,11 @@ def test_a_picture_that_is_none_is_named_and_the_others_done(run: Run, clip: Pat
     assert cv2.imread(str(tmp_path / "drawn" / "good.png")) is not None
 
 
+def test_a_film_among_pictures_is_named(run: Run, clip: Path, tmp_path: Path):
+    shutil.copy(clip, tmp_path / "film.mp4")
+    assert_one_line(run("image", "film.mp4", "--landmarks", "a.csv"), "film.mp4 is a film", "tabrt video")
+
+
 def test_pictures_are_never_written_over_their_originals(run: Run, clip: Path, tmp_path: Path):
     cv2.imwrite(str(tmp_path / "face.png"), frames_of(clip)[0])
     before = (tmp_path / "face.png").read_bytes()

@@ -46,7 +46,7 @@ from tabrt.live.loop import follow
 from tabrt.live.metrics import MetricsServer, metrics_text
 from tabrt.live.recorder import Recorder, Snapshots, unused
 from tabrt.live.run import Counting, Run, Wish, quit_by_signal
-from tabrt.live.status import LONGEST, Numbers, State, Status
+from tabrt.live.status import MAX_LATENCY, Numbers, State, Status
 from tabrt.sinks import Sink, host_and_port, landmark_lines
 
 PROGRAM = Path(__file__).parent / "live_program.py"
@@ -333,7 +333,7 @@ def test_numbers_stay_small_and_bear_what_cannot_be():
     numbers.add(scene(2, 0.0))
     assert numbers.dropped == 0
     assert numbers.latency(0.5) == 0
-    assert numbers.latency(1.0) == LONGEST / 1000
+    assert numbers.latency(1.0) == MAX_LATENCY / 1000
 
 
 # ---------------------------------------------------------------------------------------------------------- outputs

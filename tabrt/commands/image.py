@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import glob
+import mimetypes
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+
+import numpy as np
 
 from tabrt.commands.options import ImageOptions
 from tabrt.commands.progress import Progress, Stopwatch, Timed
@@ -110,13 +113,19 @@ def _written_name(picture: Path) -> str:
 def _read(pictures: Sequence[Path], problems: list[str]) -> Iterator[Frame]:
     for index, path in enumerate(pictures):
         try:
-            yield Frame(read_image(path), index, 0.0)
+            yield Frame(_read_picture(path), index, 0.0)
         except TabrtError as problem:
             problems.append(str(problem))
 
 
+def _read_picture(path: Path) -> np.ndarray:
+    if (mimetypes.guess_type(path.name)[0] or "").startswith("video/"):
+        raise TabrtError(f"{path} is a film, of which this would see the first picture only; use `tabrt video`")
+    return read_image(path)
+
+
 def _size(picture: Path) -> tuple[int, int]:
-    height, width = read_image(picture).shape[:2]
+    height, width = _read_picture(picture).shape[:2]
     return width, height
 
 

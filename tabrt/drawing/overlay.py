@@ -30,10 +30,16 @@ PALETTE = (
 )
 SHIFT = 4  # bits of a pixel's fraction that OpenCV draws with
 CURVE_STEPS = 6  # straight pieces between two landmarks
-LEAST_ALPHA = 0.1  # of a point with no confidence at all
-FOREHEAD = 0.45  # of a face's size, that the id keeps above the brows
-GLOW = 0.75  # strength of the boundary heatmaps
-FARTHEST = 2**16  # px: OpenCV draws with 32-bit numbers
+# Chosen by eye on faces of 30 to 800 px. A face's size is the geometric mean of the sides of its points' box, px.
+LINE_WIDTH = 1 / 170  # of a curve, in face sizes; at least 1 px …
+THIN_LINES = 500  # px: … so that smaller faces have paler curves
+POINT_RADIUS, MIN_RADIUS = 1 / 160, 0.55  # face sizes; px
+DENSE_POINTS = 130  # px: smaller faces have paler points, which would lie side by side
+FONT_SCALE = 1 / 260  # of the id, in OpenCV's units a px of face size
+LABEL_GAP = 0.45  # face sizes between the brows and the id
+MIN_OPACITY = 0.1  # of a point with no confidence at all
+MAP_OPACITY = 0.75  # of the boundary heatmaps where they are 1
+MAX_COORDINATE = 2**16  # px: OpenCV draws with 32-bit numbers
 MAP_OFFSET = (STRIDE - 1) / 2  # crop px of the middle of cell 0, unless a model's card says otherwise
 
 
@@ -62,7 +68,7 @@ class Boundaries:
     def __call__(self, image: np.ndarray, scene: Scene) -> None:
         for face in scene.faces:
             if face.boundaries is not None and face.crop is not None and np.isfinite(face.points).all():
-                _draw_glow(image, face.crop, face.boundaries, self.offset)
+                _draw_maps(image, face.crop, face.boundaries, self.offset)
 
 
 @dataclass(frozen=True)
@@ -75,30 +81,30 @@ class Points:
     def __call__(self, image: np.ndarray, scene: Scene) -> None:
         for face in scene.faces:
             if np.isfinite(face.points).all():
-                glowing = self.over_maps and face.boundaries is not None and face.crop is not None
-                _draw_face(image, face, None if glowing else self.topology)
+                with_maps = self.over_maps and face.boundaries is not None and face.crop is not None
+                _draw_face(image, face, None if with_maps else self.topology)
 
 
 def _draw_face(image: np.ndarray, face: Face, curves: Topology | None) -> None:
     size = _size(face.points)
     colour = PALETTE[(face.id - 1) % len(PALETTE)]
-    ink = _Ink(image, face.points, margin=0.05 * size + 4)
-    if ink.visible:
+    canvas = _Canvas(image, face.points, margin=0.05 * size + 4)
+    if canvas.visible:
         if curves is not None:
-            _draw_curves(ink, face, curves, size)
-            ink.blend(colour)
-        _draw_points(ink, face, size)
-        ink.blend(_lighter(colour))
+            _draw_curves(canvas, face, curves, size)
+            canvas.blend(colour)
+        _draw_points(canvas, face, size)
+        canvas.blend(_lighter(colour))
     _draw_label(image, face, size, colour)
 
 
 def _size(points: np.ndarray) -> float:
     """Geometric mean of the sides of the points' box, px."""
     width, height = np.ptp(points, axis=0)
-    return float(np.clip(math.sqrt(max(width, 1.0) * max(height, 1.0)), 1.0, FARTHEST))
+    return float(np.clip(math.sqrt(max(width, 1.0) * max(height, 1.0)), 1.0, MAX_COORDINATE))
 
 
-class _Ink:
+class _Canvas:
     """A sheet as large as a face's rectangle in the image: alpha is drawn on it, then blended in as a colour."""
 
     def __init__(self, image: np.ndarray, points: np.ndarray, margin: float):
@@ -113,7 +119,7 @@ class _Ink:
 
     def place(self, points: np.ndarray) -> np.ndarray:
         """Points (..., 2) in frame px, to int32 in 1/16 px of the sheet."""
-        local = np.clip(points - self.origin, -FARTHEST, FARTHEST)
+        local = np.clip(points - self.origin, -MAX_COORDINATE, MAX_COORDINATE)
         return np.round(local * 2**SHIFT).astype(np.int32)
 
     def blend(self, colour: tuple[int, int, int]) -> None:
@@ -140,32 +146,32 @@ def _lighter(colour: tuple[int, int, int]) -> tuple[int, int, int]:
 
 def _alphas(confidence: np.ndarray) -> np.ndarray:
     """(…,): how strongly something of this confidence is drawn, 0…1."""
-    return LEAST_ALPHA + (1 - LEAST_ALPHA) * np.clip(np.nan_to_num(confidence), 0, 1) ** 1.5
+    return MIN_OPACITY + (1 - MIN_OPACITY) * np.clip(np.nan_to_num(confidence), 0, 1) ** 1.5
 
 
-def _draw_curves(ink: _Ink, face: Face, topology: Topology, size: float) -> None:
-    thickness = max(1, round(size / 170))
-    strength = min(1.0, 0.55 + size / 500)  # thinner than a pixel on a small face: paler instead
+def _draw_curves(canvas: _Canvas, face: Face, topology: Topology, size: float) -> None:
+    thickness = max(1, round(size * LINE_WIDTH))
+    strength = min(1.0, 0.55 + size / THIN_LINES)  # thinner than a pixel on a small face: paler instead
     alphas = _alphas(face.confidence) * strength
     for boundary in topology.boundaries.values():
         indices = list(boundary)
-        curve = ink.place(_curve(face.points[indices]))
+        curve = canvas.place(_curve(face.points[indices]))
         ends = alphas[indices]
         for piece, alpha in enumerate(((ends[:-1] + ends[1:]) / 2).tolist()):
             part = [curve[piece * CURVE_STEPS : (piece + 1) * CURVE_STEPS + 1]]
-            cv2.polylines(ink.shade, part, False, 90 * alpha, thickness + 2, cv2.LINE_AA, SHIFT)
-            cv2.polylines(ink.alpha, part, False, 215 * alpha, thickness, cv2.LINE_AA, SHIFT)
+            cv2.polylines(canvas.shade, part, False, 90 * alpha, thickness + 2, cv2.LINE_AA, SHIFT)
+            cv2.polylines(canvas.alpha, part, False, 215 * alpha, thickness, cv2.LINE_AA, SHIFT)
 
 
-def _draw_points(ink: _Ink, face: Face, size: float) -> None:
+def _draw_points(canvas: _Canvas, face: Face, size: float) -> None:
     # On a small face the points would lie side by side: paler, so that eyes and lips still show.
-    alphas = _alphas(face.confidence) * float(np.clip(size / 130, 0.3, 1.0))
-    radius = max(0.55, size / 160)
+    alphas = _alphas(face.confidence) * float(np.clip(size / DENSE_POINTS, 0.3, 1.0))
+    radius = max(MIN_RADIUS, size * POINT_RADIUS)
     rim = min(1.0, radius / 2)  # dark, so that light points show on light skin
     radii = radius * (0.6 + 0.4 * alphas)
-    for (x, y), radius, alpha in zip(ink.place(face.points).tolist(), radii.tolist(), alphas.tolist(), strict=True):
-        cv2.circle(ink.shade, (x, y), round((radius + rim) * 2**SHIFT), 110 * alpha, -1, cv2.LINE_AA, SHIFT)
-        cv2.circle(ink.alpha, (x, y), round(radius * 2**SHIFT), 255 * alpha, -1, cv2.LINE_AA, SHIFT)
+    for (x, y), radius, alpha in zip(canvas.place(face.points).tolist(), radii.tolist(), alphas.tolist(), strict=True):
+        cv2.circle(canvas.shade, (x, y), round((radius + rim) * 2**SHIFT), 110 * alpha, -1, cv2.LINE_AA, SHIFT)
+        cv2.circle(canvas.alpha, (x, y), round(radius * 2**SHIFT), 255 * alpha, -1, cv2.LINE_AA, SHIFT)
 
 
 def _curve(points: np.ndarray) -> np.ndarray:
@@ -185,38 +191,38 @@ def _curve_matrix(knots: int) -> np.ndarray:
     return (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3) / 2
 
 
-def _draw_glow(image: np.ndarray, crop: Crop, boundaries: np.ndarray, offset: float) -> None:
+def _draw_maps(image: np.ndarray, crop: Crop, boundaries: np.ndarray, offset: float) -> None:
     """Lay boundary heatmaps (16, 64, 64) over the crop's part of the image, brightest where they are."""
     corners = crop.to_frame(np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) * (HEATMAP_SIZE - 1.0) * STRIDE + offset)
-    ink = _Ink(image, corners, margin=0)
-    if not ink.visible:
+    canvas = _Canvas(image, corners, margin=0)
+    if not canvas.visible:
         return
     heat = np.nan_to_num(boundaries[:-1]).max(axis=0).clip(0, 1)
     cells = np.array([[0, 0], [HEATMAP_SIZE - 1, 0], [0, HEATMAP_SIZE - 1]], np.float32)
-    matrix = cv2.getAffineTransform(cells, (crop.to_frame(cells * STRIDE + offset) - ink.origin).astype(np.float32))
-    size = ink.part.shape[1::-1]
+    matrix = cv2.getAffineTransform(cells, (crop.to_frame(cells * STRIDE + offset) - canvas.origin).astype(np.float32))
+    size = canvas.part.shape[1::-1]
     warped = cv2.warpAffine((heat**1.5 * 255).astype(np.uint8), matrix, size, flags=cv2.INTER_CUBIC)
-    keep = cv2.cvtColor(255 - cv2.LUT(warped, _veil()), cv2.COLOR_GRAY2BGR)
-    light = cv2.LUT(cv2.cvtColor(warped, cv2.COLOR_GRAY2BGR), _glow_colours())
-    ink.part[...] = cv2.add(cv2.multiply(ink.part, keep, scale=1 / 255), light)
+    keep = cv2.cvtColor(255 - cv2.LUT(warped, _map_opacity()), cv2.COLOR_GRAY2BGR)
+    light = cv2.LUT(cv2.cvtColor(warped, cv2.COLOR_GRAY2BGR), _map_colours())
+    canvas.part[...] = cv2.add(cv2.multiply(canvas.part, keep, scale=1 / 255), light)
 
 
 @lru_cache(maxsize=1)
-def _veil() -> np.ndarray:
+def _map_opacity() -> np.ndarray:
     """(256,): how much of the picture a value of the heatmap hides."""
-    return np.round(np.linspace(0, 1, 256) ** 1.2 * GLOW * 255).astype(np.uint8)
+    return np.round(np.linspace(0, 1, 256) ** 1.2 * MAP_OPACITY * 255).astype(np.uint8)
 
 
 @lru_cache(maxsize=1)
-def _glow_colours() -> np.ndarray:
+def _map_colours() -> np.ndarray:
     """(256, 1, 3): the colour of a value, already weighed by how much it hides."""
     ramp = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)
-    return np.round(ramp * (_veil()[:, None, None] / 255)).astype(np.uint8)
+    return np.round(ramp * (_map_opacity()[:, None, None] / 255)).astype(np.uint8)
 
 
 def _draw_label(image: np.ndarray, face: Face, size: float, colour: tuple[int, int, int]) -> None:
     """The id on a small plate above the face, and a bar under it as long as the face is sure."""
-    scale = float(np.clip(size / 260, 0.4, 3.0))
+    scale = float(np.clip(size * FONT_SCALE, 0.4, 3.0))
     text = str(face.id)
     thickness = max(1, round(1.6 * scale))
     (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_DUPLEX, scale, thickness)
@@ -225,7 +231,7 @@ def _draw_label(image: np.ndarray, face: Face, size: float, colour: tuple[int, i
     limits = np.array(image.shape[1::-1]) - plate
     if (limits < 0).any():
         return
-    top = face.points[:, 1].min() - FOREHEAD * size - plate[1]
+    top = face.points[:, 1].min() - LABEL_GAP * size - plate[1]
     corner = np.clip((face.points[:, 0].mean() - plate[0] / 2, top), 0, limits).astype(int)
     _draw_plate(image[corner[1] : corner[1] + plate[1], corner[0] : corner[0] + plate[0]], face, colour, pad)
     x = corner[0] + (plate[0] - width) // 2

@@ -25,7 +25,7 @@ from tabrt.film.pictures import fit
 from tabrt.film.sound import Soundtrack
 from tabrt.live.status import State
 
-WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before each attempt to reopen; the last one again and again
+REOPEN_DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before each attempt to reopen; the last one again and again
 MAX_STUCK = 4  # abandoned readers that may hang at once
 
 log = logging.getLogger("tabrt")
@@ -72,7 +72,7 @@ class LiveCamera:
         stall: float = 2.0,
         patience: float = 10.0,
         frozen: float = 10.0,
-        waits: tuple[float, ...] = WAITS,
+        waits: tuple[float, ...] = REOPEN_DELAYS,
         tick: float = 0.1,
     ):
         self.name = name

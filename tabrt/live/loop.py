@@ -52,7 +52,7 @@ def follow(
                 drawing = drawings[status.boundaries]
                 if scene is None or status.paused:
                     if scene is not None:
-                        run.numbers.pass_over(scene)
+                        run.numbers.skip(scene)
                     last = _as_drawn_now(last, drawing)
                     for sink in sinks:
                         sink.tick(last)

@@ -27,7 +27,7 @@ from tabrt.live.devices import cameras
 from tabrt.tracking.pixels import as_shown
 
 SCHEMES = ("rtsp", "rtsps", "http", "https", "udp", "tcp", "rtp", "srt", "rtmp")
-FARTHEST_APART = 2.0  # seconds that a picture may be late by before its clock counts as another one
+MAX_DELAY = 2.0  # seconds that a picture may be late by before its clock counts as another one
 LIVE_OPTIONS = {  # nothing is held back, and a playlist may not name a local file
     "fflags": "nobuffer",
     "flags": "low_delay",
@@ -160,7 +160,7 @@ def _stable(path: str | None) -> str:
     return f", {path}" if path else ""
 
 
-def deaf(_packet: av.Packet) -> None:
+def ignore_sound(_packet: av.Packet) -> None:
     """What a capture does with sound until somebody hears."""
 
 
@@ -169,7 +169,7 @@ class DeviceCapture:
 
     live = True
     sound: Sequence[av.AudioStream] = ()
-    hear: Callable[[av.Packet], None] = staticmethod(deaf)
+    hear: Callable[[av.Packet], None] = staticmethod(ignore_sound)
 
     def __init__(self, device: str | int, size: tuple[int, int] | None = None, fps: float | None = None):
         self._device = device
@@ -255,7 +255,7 @@ class FilmCapture:
         self.rate: float | None = float(self._film.rate)
         streams = self._soundtrack.streams
         self.sound: Sequence[av.AudioStream] = [each for each in streams if isinstance(each, av.AudioStream)]
-        self.hear: Callable[[av.Packet], None] = deaf
+        self.hear: Callable[[av.Packet], None] = ignore_sound
 
     def read(self) -> np.ndarray | None:
         frame = next(self._frames, None)
@@ -306,7 +306,7 @@ class StreamCapture:
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.rate: float | None = float(rate) if rate and 1 <= rate <= 1000 else None
         self.sound: Sequence[av.AudioStream] = container.streams.audio
-        self.hear: Callable[[av.Packet], None] = deaf
+        self.hear: Callable[[av.Packet], None] = ignore_sound
         self._zero: float | None = None  # monotonic time at 0 of the stream's clock, as the first picture tells it
         self._images = self._decode()
 
@@ -341,7 +341,7 @@ class StreamCapture:
         """Keep the clocks of stream and machine together: they jump when a sender starts afresh."""
         if shown is not None:
             zero = time.monotonic() - shown
-            if self._zero is None or zero < self._zero or zero - self._zero > FARTHEST_APART:
+            if self._zero is None or zero < self._zero or zero - self._zero > MAX_DELAY:
                 self._zero = zero
 
     def _pictures(self, packet: av.Packet) -> list[av.VideoFrame]:

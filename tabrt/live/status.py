@@ -13,9 +13,9 @@ import numpy as np
 
 from tabrt.faces import Scene
 
-LONGEST = 10_000  # ms; a longer latency counts as this one
-FRESH = 4.0  # seconds that a message stays on the screen
-RECENT = 3.0  # seconds behind the numbers on the screen
+MAX_LATENCY = 10_000  # ms; a longer latency counts as this one
+MESSAGE_SECONDS = 4.0  # seconds that a message stays on the screen
+RATE_SECONDS = 3.0  # seconds behind the numbers on the screen
 
 
 class State(StrEnum):
@@ -66,7 +66,7 @@ class Status:
     @property
     def news(self) -> str:
         """The message, while it is fresh."""
-        return self.message if time.monotonic() - self.said < FRESH else ""
+        return self.message if time.monotonic() - self.said < MESSAGE_SECONDS else ""
 
     @property
     def trouble(self) -> str:
@@ -83,7 +83,7 @@ class Numbers:
         self.dropped = 0
         self.faces = 0  # in the last frame
         self.most_faces = 0
-        self._latencies = np.zeros(LONGEST + 1, np.int64)
+        self._latencies = np.zeros(MAX_LATENCY + 1, np.int64)
         self._recent: deque[tuple[float, float]] = deque(maxlen=1000)  # time shown, latency; seconds
         self._began: float | None = None
         self._ended = 0.0
@@ -98,18 +98,18 @@ class Numbers:
         self.frames += 1
         if self._last_index is not None:
             self.dropped += max(0, scene.frame.index - self._last_index - 1)
-        self.pass_over(scene)
+        self.skip(scene)
         self.faces = len(scene.faces)
         self.most_faces = max(self.most_faces, self.faces)
-        self._latencies[min(LONGEST, round(1000 * latency))] += 1
+        self._latencies[min(MAX_LATENCY, round(1000 * latency))] += 1
         self._recent.append((now, latency))
 
-    def pass_over(self, scene: Scene) -> None:
+    def skip(self, scene: Scene) -> None:
         """Note a scene that nobody asked for, as while paused: neither shown nor dropped."""
         self._last_index = scene.frame.index
 
     def now(self) -> Counts:
-        since = self._clock() - RECENT
+        since = self._clock() - RATE_SECONDS
         while self._recent and self._recent[0][0] <= since:
             self._recent.popleft()
         if not self._recent:

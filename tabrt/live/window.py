@@ -29,7 +29,7 @@ HELP = (
     "h\tthis help",
 )
 ESCAPE = 27
-FIRST_SIZE = 1280, 800  # px, at most, before anyone resizes it
+MAX_FIRST_SIZE = 1280, 800  # px, at most, before anyone resizes it
 EMPTY_SIZE = 640, 360  # px, before the first picture
 RED, AMBER, WHITE = (52, 44, 190), (0, 120, 200), (255, 255, 255)  # BGR
 
@@ -101,7 +101,7 @@ class Window(Sink):
     def _size(self, picture: np.ndarray) -> None:
         if not self._sized:
             self._sized = True
-            scale = min(1.0, FIRST_SIZE[0] / picture.shape[1], FIRST_SIZE[1] / picture.shape[0])
+            scale = min(1.0, MAX_FIRST_SIZE[0] / picture.shape[1], MAX_FIRST_SIZE[1] / picture.shape[0])
             cv2.resizeWindow(self._title, round(picture.shape[1] * scale), round(picture.shape[0] * scale))
 
     def _closed(self) -> bool:
