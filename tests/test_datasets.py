@@ -14,6 +14,7 @@ from synthetic_faces import real_faces
 from tabrt.errors import TabrtError
 from training.datasets import DATASETS, load_dataset, read_pts
 from training.sets import SHARED_SETS, held_out, load_zip, photo_of, shared_faces, shared_validation
+from training.weaknesses import shared_trials
 
 
 def points_of(count: int, seed: int = 0) -> np.ndarray:
@@ -358,8 +359,15 @@ def test_an_empty_or_missing_folder_is_one_clear_line(tmp_path, name):
 def faces_zip(path: Path, names: list[str]) -> None:
     """A zip of labelled faces, as those of the shared folder are, of grey pictures."""
     points = np.stack([points_of(98, i) + 80 for i in range(len(names))]).astype(np.float32)
+    human = np.tile(np.arange(98) < 20, (len(names), 1))
     memory = io.BytesIO()
-    np.savez(memory, image=np.array(names), points98=points, points68=np.full((len(names), 68, 2), np.nan, np.float32))
+    np.savez(
+        memory,
+        image=np.array(names),
+        points98=points,
+        points68=np.full((len(names), 68, 2), np.nan, np.float32),
+        human98=human,
+    )
     _, coded = cv2.imencode(".webp", np.full((352, 352, 3), 90, np.uint8))
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("labels.npz", memory.getvalue())
@@ -377,6 +385,21 @@ def test_the_later_sets_are_taken_where_they_lie(tmp_path):
     assert set(shared_faces(shared_tree(tmp_path), tmp_path)[0]) == set(SHARED_SETS)
     faces_zip(tmp_path / "fgnet.zip", [f"fgnet_{i:03}A05.webp" for i in range(30)])
     assert set(shared_faces(tmp_path, tmp_path)[0]) == {*SHARED_SETS, "fgnet"}
+
+
+def test_no_face_of_a_weakness_is_trained_on(tmp_path):
+    shared_tree(tmp_path)
+    faces_zip(tmp_path / "cfp.zip", [f"profile_{i:03}_01.webp" for i in range(40)])
+    faces_zip(tmp_path / "fgnet.zip", [f"fgnet_{i:03}A{age:02}.webp" for i in range(40) for age in (5, 40)])
+    faces_zip(tmp_path / "turned.zip", [f"turned_human_human_image_{i:04}.webp" for i in range(20)])
+    trained = {photo_of(name) for faces in shared_faces(tmp_path, tmp_path)[0].values() for name in faces.names}
+    trials = {trial.name: trial for trial in shared_trials(tmp_path, tmp_path)}
+    assert set(trials) == {"human", "profiles", "turned", "children", "light", "round"}
+    for trial in trials.values():
+        assert len(trial.faces) and not trained & {photo_of(name) for name in trial.faces.names}
+    assert all("A05" in name for name in trials["children"].faces.names)
+    points = trials["profiles"].faces.points
+    assert np.isfinite(points[:, :20]).all() and np.isnan(points[:, 20:]).all()  # what people marked
 
 
 def test_people_of_cfp_are_trained_on_or_kept_whole(tmp_path):

@@ -35,6 +35,7 @@ from training.metrics import eye_distance, nme
 from training.recipes import RECIPES, Phase, Recipe, changed
 from training.relabel import mean_points, with_labels, write_labels
 from training.validation import NetworkEngine
+from training.weaknesses import Trial
 
 TINY = TabConfig(hourglasses=1, stem="slim", channels=8, balt_channels=2)
 STILL = Augmentation(flip=0, rotate=0, scale=0, cover=0, brightness=0)
@@ -61,7 +62,7 @@ def one_thread():
 def run(out: Path, what: Recipe | None = None, **changes) -> Path:
     faces = drawn_faces(8)
     options = {"workers": 0, "validate_every": 3, "save_every": 2, **changes}
-    return train(TINY, what or recipe(), {"drawn": faces}, faces.subset(np.arange(2)), out, **options)
+    return train(TINY, what or recipe(), {"drawn": faces}, [Trial("drawn", faces.subset(np.arange(2)))], out, **options)
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -104,6 +105,21 @@ def test_a_run_leaves_checkpoints_a_log_curves_and_samples(tmp_path):
     assert min(float(row["validation"]) for row in rows) == card.figures["validation_nme"]
     assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
     assert len(list((tmp_path / "samples").glob("*.jpg"))) == 2
+
+
+def test_each_weakness_has_its_number_in_the_log_and_the_mean_chooses(tmp_path):
+    faces = drawn_faces(8)
+    trials = [Trial("plain", faces.subset(np.arange(2))), Trial("round", faces.subset(np.arange(2, 4)), "round")]
+    best = train(TINY, recipe(), {"drawn": faces}, trials, tmp_path, workers=0, validate_every=3)
+    with (tmp_path / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        plain, turned = float(row["validation_plain"]), float(row["validation_round"])
+        assert float(row["validation"]) == pytest.approx((plain * turned) ** 0.5) and plain != turned
+    figures = load_checkpoint(best)[1].figures
+    assert figures["validation_nme"] == pytest.approx(min(float(row["validation"]) for row in rows))
+    assert figures["validation_round"] > 0
+    assert load_checkpoint(tmp_path / "last.safetensors")[1].figures == {"faces_seen": 24}
 
 
 def test_the_estimator_is_frozen_in_the_second_phase_with_its_batch_normalisation(tmp_path):
@@ -485,6 +501,7 @@ def test_a_set_of_another_scheme_is_refused(tmp_path, monkeypatch):
     faces = drawn_faces(40)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: faces)
     sets, shares, held = training_sets(parse_sources(f"wflw:{tmp_path}"), WFLW98, {}, tmp_path)
+    held = held[0].faces
     assert len(sets["wflw"]) + len(held) == 40 and shares == {"wflw": len(sets["wflw"])}
     assert not set(sets["wflw"].names) & set(held.names)
     with pytest.raises(TabrtError, match="--topology wflw98"):

@@ -9,6 +9,7 @@ import numpy as np
 
 from tabrt.geometry import CROP_SIZE, Box, Crop
 from tabrt.topology import Topology
+from training import effects
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,14 @@ class Augmentation:
     tone: float = 0.0  # contrast, gamma, colour cast, grey
     blur: float = 0.0  # soft focus, motion, lost resolution
     compression: float = 0.0  # JPEG and sensor noise
+    all_round: float = 0.0  # turned by any angle: a hanging camera shows heads upside down
+    light: float = 0.0  # a single hue, posterised, stage lights, hardly any light
+    grain: float = 0.0  # strong noise
+    distance: float = 0.0  # a face of 25 to 50 px
+    motion: float = 0.0  # a long blur along a line
+    hands: float = 0.0  # a hand or a microphone over it
+    strangers: float = 0.0  # a part of another face over it
+    glasses: float = 0.0  # sunglasses
 
 
 PAPER = Augmentation()
@@ -35,6 +44,12 @@ STRONG = Augmentation(
 MILD = Augmentation(
     rotate=0.5, rotation=45.0, scale=0.15, shift=0.06, cover=0.05, patches=0.25, brightness=0.25, tone=0.4, blur=0.2,
     compression=0.2,
+)  # fmt: skip
+# What tab1-lite's hard faces have: coloured and hardly any light, blur, noise, few pixels, covers, any turn.
+HARD = Augmentation(
+    rotation=50.0, scale=0.2, shift=0.07, cover=0.05, patches=0.2, brightness=0.25, tone=0.4, blur=0.15,
+    compression=0.2, all_round=0.12, light=0.15, grain=0.07, distance=0.10, motion=0.06, hands=0.10, strangers=0.05,
+    glasses=0.05,
 )  # fmt: skip
 
 
@@ -46,14 +61,19 @@ def training_crop(
     rng: np.random.Generator,
     margin: float = 1.25,
     box: np.ndarray | None = None,
+    other: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A crop uint8 (256, 256, 3) RGB and its points (L, 2) in crop px, of image (H, W, 3) BGR and points in its px."""
+    """A crop uint8 (256, 256, 3) RGB and its points (L, 2) in crop px, of image (H, W, 3) BGR and points in its px.
+
+    other: another picture, a part of which is to cover the face.
+    """
     crop = _stray(truth_crop(points, margin, box), how, rng)
     pixels, moved = crop.cut(image), crop.to_crop(points)
     if rng.random() < how.flip:
         pixels = np.ascontiguousarray(pixels[:, ::-1])
         moved = moved[topology.mirror] * (-1, 1) + (CROP_SIZE - 1, 0)
-    return _spoil(pixels, how, rng), moved.astype(np.float32)
+    pixels = _spoil(pixels, how, rng)
+    return _harden(pixels, moved, topology, how, rng, other), moved.astype(np.float32)
 
 
 def truth_crop(points: np.ndarray, margin: float = 1.25, box: np.ndarray | None = None) -> Crop:
@@ -67,6 +87,8 @@ def _stray(crop: Crop, how: Augmentation, rng: np.random.Generator) -> Crop:
     x, y = np.asarray(crop.centre) + rng.uniform(-how.shift, how.shift, 2) * side
     turned = rng.random() < how.rotate
     roll = np.deg2rad(rng.uniform(-how.rotation, how.rotation)) if turned else 0.0
+    if how.all_round and rng.random() < how.all_round:
+        roll = rng.uniform(-np.pi, np.pi)
     return Crop((float(x), float(y)), float(side), crop.roll + float(roll))
 
 
@@ -83,6 +105,32 @@ def _spoil(pixels: np.ndarray, how: Augmentation, rng: np.random.Generator) -> n
         pixels = _blur(pixels, rng)
     if rng.random() < how.compression:
         pixels = _compress(pixels, rng)
+    return pixels
+
+
+def _harden(
+    pixels: np.ndarray,
+    points: np.ndarray,
+    topology: Topology,
+    how: Augmentation,
+    rng: np.random.Generator,
+    other: np.ndarray | None,
+) -> np.ndarray:
+    """What covers the face, then the light on both, then what the camera makes of it."""
+    if rng.random() < how.glasses:
+        pixels = effects.sunglasses(pixels, points, topology, rng)
+    if rng.random() < how.hands:
+        pixels = effects.hand(pixels, points, rng)
+    if other is not None:
+        pixels = effects.stranger(pixels, other, rng)
+    if rng.random() < how.light:
+        pixels = effects.hard_light(pixels, rng)
+    if rng.random() < how.motion:
+        pixels = effects.moving(pixels, rng)
+    if rng.random() < how.grain:
+        pixels = effects.noisy(pixels, rng)
+    if rng.random() < how.distance:
+        pixels = effects.far_away(pixels, rng)
     return pixels
 
 
@@ -129,12 +177,7 @@ def _blur(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if kind < 0.35:
         return cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.6, 3.0))
     if kind < 0.6:
-        length = int(rng.integers(3, 14))
-        kernel = np.zeros((length, length), np.float32)
-        kernel[length // 2] = 1 / length
-        turn = cv2.getRotationMatrix2D(((length - 1) / 2,) * 2, rng.uniform(0, 180), 1)
-        kernel = cv2.warpAffine(kernel, turn, (length, length))
-        return cv2.filter2D(pixels, -1, kernel / max(float(kernel.sum()), 1e-6))
+        return effects.moving(pixels, rng, int(rng.integers(3, 14)))
     small = int(rng.integers(40, 160))
     shrunk = cv2.resize(pixels, (small, small), interpolation=cv2.INTER_AREA)
     return cv2.resize(shrunk, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_LINEAR)
@@ -147,6 +190,5 @@ def _compress(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         cv2.randn(noise, (0, 0, 0), (float(rng.uniform(2, 16)),) * 3)
         pixels = cv2.add(pixels, noise, dtype=cv2.CV_8U)
     if rng.random() < 0.6:
-        _, coded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(15, 80))])
-        pixels = cv2.imdecode(coded, cv2.IMREAD_COLOR)
+        pixels = effects.jpeg(pixels, int(rng.integers(15, 80)))
     return pixels

@@ -34,7 +34,9 @@ class Crops(Dataset):
         box = None if faces.boxes is None else faces.boxes[index]
         rng = np.random.default_rng(seed)
         image, points = faces.read(index), faces.points[index]
-        pixels, moved = training_crop(image, points, faces.topology, self.augmentation, rng, box=box)
+        covered = rng.random() < self.augmentation.strangers
+        other = faces.read(int(rng.integers(len(faces)))) if covered else None
+        pixels, moved = training_crop(image, points, faces.topology, self.augmentation, rng, box=box, other=other)
         maps = render_boundaries(moved, faces.topology.boundary_lines)
         return pixels, moved, maps, known_boundaries(moved, faces.topology)
 

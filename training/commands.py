@@ -13,12 +13,12 @@ from tabrt.errors import TabrtError
 from tabrt.network.config import FEATURES, STEMS
 from tabrt.topology import TOPOLOGIES, topology_named
 from tabrt.variants import WIDTHS
-from training.datasets import DATASETS
+from training.datasets import DATASETS, SHARED_DATASETS
 from training.perturb import PERTURBATIONS
 from training.recipes import RECIPES, changed, recipe_named
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
-Dataset = Literal[("shared-validation", *DATASETS)]
+Dataset = Literal[("shared", *SHARED_DATASETS, *DATASETS)]
 CacheOption = Annotated[Path, typer.Option(help="Folder for decoded pictures of zips.")]
 CACHE = Path(".cache/faces")
 
@@ -75,14 +75,14 @@ def train(
         topology=topology, hourglasses=hourglasses, features=features, fusion=fusion,
         **{name: value for name, value in sizes.items() if value is not None},
     )  # fmt: skip
-    sets, mixture, validation = training_sets(parse_sources(data), topology_named(topology), plan.mixture, cache)
+    sets, mixture, trials = training_sets(parse_sources(data), topology_named(topology), plan.mixture, cache)
     if labels is not None:
         sets = with_labels(sets, labels)
     plan = replace(plan, mixture=mixture)
     launch(
         devices, nodes,
         lambda fabric: run(
-            config, plan, sets, validation, out, seed, workers, start, imagenet, validate_every, save_every, fabric,
+            config, plan, sets, trials, out, seed, workers, start, imagenet, validate_every, save_every, fabric,
             native(precision),
         ),
     )  # fmt: skip
@@ -109,6 +109,19 @@ def relabel(
         raise TabrtError(f"--sets {sets}: there are {', '.join(known)}")
     runner = load_engine(model, engine)
     write_labels(out, {name: relabelled(known[name], runner, weight, typer.echo) for name in names})
+
+
+@app.command()
+def turn(
+    root: Annotated[Path, typer.Option(help="The folder of the zips and meshes.npz.")] = Path("../shared/faces"),
+    faces: Annotated[int, typer.Option(min=10, help="How many to make, about.")] = 4000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    cache: CacheOption = CACHE,
+) -> None:
+    """Make the set `turned`: portraits turned to profiles by their 3D meshes. Where it was stopped it goes on."""
+    from training.turned import make_turned
+
+    typer.echo(f"wrote {make_turned(root, cache, faces, seed, typer.echo)}")
 
 
 @app.command()

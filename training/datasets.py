@@ -18,6 +18,7 @@ from tabrt.errors import TabrtError
 from tabrt.topology import AFLW19, COFW29, IBUG68, WFLW98, Topology
 from training.matlab import load_matlab, read_matlab_picture
 from training.sets import FaceSet, held_out, shared_faces, shared_validation
+from training.weaknesses import Trial, children, profiles, shared_trials, turned
 
 _SUFFIXES = (".jpg", ".png", ".jpeg", ".bmp")
 _WFLW_SUBSETS = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")
@@ -55,8 +56,8 @@ def load_dataset(name: str, root: Path, part: str, cache: Path) -> FaceSet:
     """The `train` or `test` part of a data set of DATASETS. Raises TabrtError for anything missing or wrong."""
     if not root.is_dir():
         raise TabrtError(f"there is no folder {root}; give the folder of {name}")
-    if name == "shared-validation":
-        return shared_validation(root, cache)
+    if name in SHARED_DATASETS:
+        return SHARED_DATASETS[name](root, cache)
     faces = DATASETS[name](root, part)
     if len(faces) == 0:
         raise TabrtError(f"{root} holds no faces of the {part} part of {name}; check the folder")
@@ -403,6 +404,14 @@ DATASETS: dict[str, Callable[[Path, str], FaceSet]] = {
 }
 
 
+SHARED_DATASETS: dict[str, Callable[[Path, Path], FaceSet]] = {
+    "shared-validation": shared_validation,
+    "shared-profiles": profiles,
+    "shared-turned": turned,
+    "shared-children": children,
+}
+
+
 # Mixtures for training
 
 
@@ -435,15 +444,16 @@ def parse_sources(text: str) -> list[Source]:
 
 def training_sets(
     sources: list[Source], topology: Topology, mixture: dict[str, float], cache: Path
-) -> tuple[dict[str, FaceSet], dict[str, float], FaceSet]:
-    """Sets to train on, the share of each in a batch, and the validation set: the held-out tenth of the first source.
+) -> tuple[dict[str, FaceSet], dict[str, float], list[Trial]]:
+    """Sets to train on, the share of each in a batch, and what is validated on: what the first source holds out.
 
-    mixture: shares within `shared`. A test set is never used to choose a checkpoint. Raises TabrtError for a set in
-    another scheme than topology.
+    Of `shared` that is a trial for each weakness; of any other source a tenth of its faces. mixture: shares within
+    `shared`. A test set is never used to choose a checkpoint. Raises TabrtError for a set in another scheme than
+    topology.
     """
     sets: dict[str, FaceSet] = {}
     shares: dict[str, float] = {}
-    validation = None
+    trials: list[Trial] = []
     for source in sources:
         parts, held = _split(source, cache)
         within = {name: mixture.get(name, 0.0) if source.name == "shared" else 0.0 for name in parts}
@@ -452,20 +462,20 @@ def training_sets(
         weight = sum(map(len, parts.values())) if source.weight is None else source.weight
         shares |= {name: weight * share / sum(within.values()) for name, share in within.items()}
         sets |= parts
-        validation = validation or held
+        trials = trials or held
     for faces in sets.values():
         if faces.topology is not topology:
             raise TabrtError(
                 f"{faces.name} has {faces.topology.name} points; train it with --topology {faces.topology.name}"
             )
-    return sets, shares, validation
+    return sets, shares, trials
 
 
-def _split(source: Source, cache: Path) -> tuple[dict[str, FaceSet], FaceSet]:
+def _split(source: Source, cache: Path) -> tuple[dict[str, FaceSet], list[Trial]]:
     if source.name == "shared":
-        return shared_faces(source.root, cache)
+        return shared_faces(source.root, cache)[0], shared_trials(source.root, cache)
     faces = load_dataset(source.name, source.root, "train", cache)
     out = held_out(faces.names)
     if not out.any() or out.all():
         raise TabrtError(f"{source.root}: {len(faces)} faces are too few to hold some out for validation")
-    return {source.name: faces.subset(~out)}, faces.subset(out, f"{source.name}-validation")
+    return {source.name: faces.subset(~out)}, [Trial(source.name, faces.subset(out, f"{source.name}-validation"))]

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from tabrt.files import write_atomically
+from training.validation import Validation
 
 _EVERY = 50  # steps between lines
 _COLUMNS = ("phase", "step", "faces", "learning_rate", "landmarks", "boundaries", "validation")
@@ -51,17 +52,19 @@ class Journal:
         if self.bar.disable and step % _EVERY == 0:
             self.say(f"step {step}/{self.steps}  {told}  rate {rate:.2e}")
 
-    def validated(self, step: int, batch: int, rate: float, error: float, what: str) -> None:
+    def validated(self, step: int, batch: int, rate: float, told: Validation) -> None:
         """A row of the log, and the curves. Both are written whole, so a resumed run's are those of one run."""
         row = {"phase": self.phase + 1, "step": step, "faces": step * batch, "learning_rate": rate}
-        self.rows.append({**row, **self.means, "validation": error})
-        self.say(f"step {step}: validation {what}")
+        each = {f"validation_{name}": error for name, error in told.errors.items()} if len(told.errors) > 1 else {}
+        self.rows.append({**row, **self.means, "validation": told.mean, **each})
+        self.say(f"step {step}: validation {told}")
         if self.shown:
             self._write()
 
     def _write(self) -> None:
         text = io.StringIO()
-        writer = csv.DictWriter(text, _COLUMNS, restval="")
+        each = dict.fromkeys(key for row in self.rows for key in row if key not in _COLUMNS)
+        writer = csv.DictWriter(text, [*_COLUMNS, *each], restval="")
         writer.writeheader()
         writer.writerows(self.rows)
         write_atomically(self.out / "log.csv", text.getvalue().encode())
@@ -82,11 +85,20 @@ def curves(rows: list[dict]) -> bytes:
             values = np.array([row.get(name, np.nan) for row in part])
             if (values > 0).any():  # a loss that the phase does not train is 0
                 axes.semilogy(faces, values, ".-", label=f"phase {phase}")
+            if name == "validation":
+                _each_trial(axes, part, faces)
             before = faces[-1]
         axes.set(ylabel=name)
         axes.grid(alpha=0.3, which="both")
-    panels[-1].legend()
+    panels[-1].legend(fontsize="small", ncols=2)
     panels[-1].set_xlabel("faces seen")
     memory = io.BytesIO()
     figure.savefig(memory, format="png", dpi=100)
     return memory.getvalue()
+
+
+def _each_trial(axes, rows: list[dict], faces: np.ndarray) -> None:
+    """A thin line for each weakness beside that of their mean."""
+    for key in dict.fromkeys(key for row in rows for key in row if key.startswith("validation_")):
+        values = np.array([row.get(key, np.nan) for row in rows])
+        axes.semilogy(faces, values, ".-", linewidth=0.8, label=key.removeprefix("validation_"))

@@ -23,6 +23,7 @@ from training.losses import Objective
 from training.recipes import Phase, Recipe
 from training.sets import FaceSet
 from training.validation import validate
+from training.weaknesses import Trial
 
 _OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
@@ -31,7 +32,7 @@ def train(
     config: TabConfig,
     recipe: Recipe,
     sets: dict[str, FaceSet],
-    validation: FaceSet,
+    trials: list[Trial],
     out: Path,
     seed: int = 0,
     workers: int = 2,
@@ -47,10 +48,10 @@ def train(
     Resumes from out/state.pt where there is one, with the numbers that an uninterrupted run would have had. start: a
     checkpoint whose weights fill whatever has the same name and shape. validate_every, save_every: steps; None: each
     epoch, or 500 steps where the phase counts samples. precision: of the network's arithmetic, as `native` gives it.
-    Returns the best checkpoint by the validation set.
+    Returns the best checkpoint by the mean error over the trials.
     """
     fabric = fabric or lightning.Fabric(accelerator="auto", devices=1)
-    run = _Run(config, recipe, sets, validation, out, seed, workers, save_every, fabric, precision)
+    run = _Run(config, recipe, sets, trials, out, seed, workers, save_every, fabric, precision)
     run.begin(start, imagenet)
     with run.journal.bar:
         for index, phase in enumerate(recipe.phases):
@@ -67,7 +68,7 @@ class _Run:
         config: TabConfig,
         recipe: Recipe,
         sets: dict[str, FaceSet],
-        validation: FaceSet,
+        trials: list[Trial],
         out: Path,
         seed: int,
         workers: int,
@@ -76,7 +77,7 @@ class _Run:
         precision: str,
     ):
         self.half = precision == "bf16-mixed"
-        self.recipe, self.sets, self.validation, self.out = recipe, sets, validation, out
+        self.recipe, self.sets, self.trials, self.out = recipe, sets, trials, out
         self.seed, self.workers, self.save_every, self.fabric = seed, workers, save_every, fabric
         self.sizes = {name: len(faces) for name, faces in sets.items()}
         self.card = card_of(config, recipe, self.sizes)
@@ -168,11 +169,14 @@ class _Run:
         if self.fabric.is_global_zero:
             model = average.model()
             picture = self.out / "samples" / f"phase{self.phase + 1}-{self.step:06d}.jpg"
-            error, told = validate(model, self.card, self.validation, phase.part, picture)
-            self.journal.validated(self.step, self.recipe.batch, rate, error, told)
-            if error < self.best:
-                self.best = error
-                self._save_checkpoint(self._best(self.phase), model, {f"validation_{_METRIC[phase.part]}": error})
+            told = validate(model, self.card, self.trials, phase.part, picture)
+            self.journal.validated(self.step, self.recipe.batch, rate, told)
+            if told.mean < self.best:
+                self.best = told.mean
+                figures = {f"validation_{told.what}": told.mean}
+                if len(told.errors) > 1:
+                    figures |= {f"validation_{name}": error for name, error in told.errors.items()}
+                self._save_checkpoint(self._best(self.phase), model, figures)
         self.fabric.barrier()
 
     def _best(self, phase: int) -> Path:
@@ -182,7 +186,8 @@ class _Run:
     def _save(self, average: Average, optimiser: torch.optim.Optimizer) -> None:
         if not self.fabric.is_global_zero:
             return
-        self._save_checkpoint(self.out / "last.safetensors", average.model(), {})
+        seen = {"faces_seen": float(self.step * self.recipe.batch)}
+        self._save_checkpoint(self.out / "last.safetensors", average.model(), seen)
         state = {
             "identity": self.identity,
             "phase": self.phase,
@@ -198,9 +203,6 @@ class _Run:
 
     def _save_checkpoint(self, path: Path, model: Tab, figures: dict[str, float]) -> None:
         save_checkpoint(path, model, dataclasses.replace(self.card, figures=figures))
-
-
-_METRIC = {"all": "nme", "balt": "nme", "scbe": "boundary_mse"}
 
 
 def phase_steps(phase: Phase, batch: int, per_epoch: int) -> int:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from tabrt.geometry import CROP_SIZE, Crop
+from training.effects import hard_light
 
 PERTURBATIONS = {
     "boxes": "boxes shifted by up to ±10 % of their side along x and y, and scaled by ±10 %, at random",
@@ -15,6 +16,8 @@ PERTURBATIONS = {
     "dark": "a fifth of the light, with sensor noise of 4 grey levels",
     "covered": "the left, right, upper or lower half of the face under a grey sheet",
     "roll": "turned by +45° or −45°",
+    "round": "turned by any angle",
+    "light": "light of a single hue, a posterised print, two stage lights, or hardly any light",
 }
 
 
@@ -22,6 +25,8 @@ def moved(name: str | None, crop: Crop, rng: np.random.Generator, margin: float 
     """The crop that the network is given instead. margin: of the crop over its box."""
     if name == "roll":
         return replace(crop, roll=crop.roll + float(rng.choice((-1, 1))) * np.pi / 4)
+    if name == "round":
+        return replace(crop, roll=crop.roll + float(rng.uniform(-np.pi, np.pi)))
     if name == "boxes":
         x, y = np.asarray(crop.centre) + rng.uniform(-0.1, 0.1, 2) * crop.side / margin
         return replace(crop, centre=(float(x), float(y)), side=crop.side * float(rng.uniform(0.9, 1.1)))
@@ -38,6 +43,8 @@ def spoilt(
     elif name == "dark":
         noise = rng.normal(0, 4, pixels.shape)
         pixels = np.clip(pixels * 0.2 + noise, 0, 255).astype(np.uint8)
+    elif name == "light":
+        pixels = hard_light(pixels, rng)
     elif name == "covered":
         pixels, covered = _cover_half(pixels, points, rng)
     return pixels, covered

@@ -77,11 +77,12 @@ def _calibration_curve(axes, confidence: np.ndarray, errors: np.ndarray, label: 
 
 def save_sheet(result: Judgement, indices: Sequence[int], path: Path, columns: int = 8) -> None:
     """A contact sheet of faces: true points green, predicted ones red, NME in the corner."""
-    cells = [_cell(result, int(i)) for i in indices]
+    cells = [face_cell(result, int(i)) for i in indices]
     write_sheet(cells, path, columns)
 
 
-def _cell(result: Judgement, i: int) -> np.ndarray:
+def face_cell(result: Judgement, i: int) -> np.ndarray:
+    """A face as the network saw it, with its points, uint8 (256, 256, 3) BGR."""
     faces = result.faces
     crop = result.crops[i] or truth_crop(faces.points[i], box=None if faces.boxes is None else faces.boxes[i])
     cell = np.ascontiguousarray(seen(faces, i, crop, result.perturbation)[0][..., ::-1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from tabrt.errors import TabrtError
-from training.augment import MILD, PAPER, STRONG, Augmentation
+from training.augment import HARD, MILD, PAPER, STRONG, Augmentation
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,13 @@ RECIPES["refine"] = replace(
 RECIPES["teacher"] = replace(
     RECIPES["shipped"],
     name="teacher",
-    phases=(Phase("all", samples=600_000, learning_rate=1e-3, warmup=300, learning_rate_end=1e-5),),
+    phases=(Phase("all", samples=150_000, learning_rate=5e-4, warmup=300, learning_rate_end=1e-5),),
     width="base",
+    augmentation=HARD,
     distance_weight=1.0,
     mixture={
-        "human": 0.30, "infants": 0.06, "allage": 0.08, "utkface": 0.04, "facemask": 0.08, "video": 0.06,
-        "frontal": 0.08, "profiles": 0.18, "fgnet": 0.06, "wider": 0.06,
+        "human": 0.28, "infants": 0.05, "allage": 0.07, "utkface": 0.03, "facemask": 0.07, "video": 0.05,
+        "frontal": 0.07, "profiles": 0.14, "fgnet": 0.06, "wider": 0.05, "turned": 0.13,
     },
 )  # fmt: skip
 

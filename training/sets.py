@@ -20,6 +20,7 @@ from training.metrics import box_size, eye_distance
 
 SHARED_SETS = ("human", "allage", "utkface", "facemask", "video")
 LATER_SETS = ("cfp", "fgnet", "wider")  # taken where they lie beside the others
+TURNED = "turned.zip"  # in the cache, where `python -m training turn` has made it
 _CROP_SIDE = 352  # px of the pictures in the zips
 _MAX_LABEL_BYTES = 2**28
 _MAX_PICTURE_BYTES = 2**24
@@ -61,6 +62,17 @@ class FaceSet:
         """(N,) px: what the error of each face is divided by."""
         return eye_distance(self.points, self.topology) if self.scales is None else self.scales
 
+    def by_longer_side(self) -> FaceSet:
+        """The same faces, judged by the longer side of their points' box: the eyes of a profile fall together."""
+        sides = np.nanmax(self.points, axis=1) - np.nanmin(self.points, axis=1)
+        return replace(self, scales=sides.max(axis=1), normaliser="the longer side of the points' box")
+
+    def evenly(self, count: int | None) -> FaceSet:
+        """At most this many of the faces, evenly chosen; None: all."""
+        if count is None or count >= len(self):
+            return self
+        return self.subset(np.linspace(0, len(self) - 1, count).astype(int))
+
     def by_box_size(self) -> FaceSet:
         """The same faces, judged by √(width · height) of their points' box."""
         return replace(self, scales=box_size(self.points), normaliser="√(width · height) of the points' box")
@@ -95,13 +107,20 @@ def shared_faces(root: Path, cache: Path) -> tuple[dict[str, FaceSet], FaceSet]:
         raise TabrtError(f"{root}: no {missing[0]}.zip; give the folder that holds {', '.join(SHARED_SETS)} (.zip)")
     sets = {name: load_zip(root / f"{name}.zip", cache)[0] for name in SHARED_SETS}
     human = sets["human"]
-    known = human.subset(~held_out(human.names) & ~np.isin(human.names, _MISLABELLED))
+    known = human.subset(~held_out(human.names) & ~np.isin(human.names, MISLABELLED))
     infants = np.char.startswith(known.names, "infanface")
     sets |= {"human": known.subset(~infants), "infants": known.subset(infants, "infants")}
     for name in LATER_SETS:
         if (root / f"{name}.zip").is_file():
             sets |= _later(load_zip(root / f"{name}.zip", cache)[0])
+    if (cache / TURNED).is_file():
+        turned = load_zip(cache / TURNED, cache)[0]
+        sets["turned"] = turned.subset(~turned_from_held_out(turned.names))
     return {name: faces for name, faces in sets.items() if len(faces)}, shared_validation(root, cache)
+
+
+def turned_from_held_out(names: np.ndarray) -> np.ndarray:
+    return held_out(names) & np.char.startswith(names, "turned_human_")
 
 
 def _later(faces: FaceSet) -> dict[str, FaceSet]:
@@ -132,7 +151,7 @@ def load_zip(path: Path, cache: Path) -> tuple[FaceSet, np.ndarray]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            labels = np.load(io.BytesIO(_entry(archive, "labels.npz", _MAX_LABEL_BYTES)), allow_pickle=False)
+            labels = _labels(archive)
             names, points = labels["image"].astype(str), labels["points98"].astype(np.float32)
             human = labels["points68"].astype(np.float32)
             if points.shape != (len(names), 98, 2) or human.shape != (len(names), 68, 2):
@@ -143,6 +162,19 @@ def load_zip(path: Path, cache: Path) -> tuple[FaceSet, np.ndarray]:
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise TabrtError(f"{path}: not a zip of labelled faces ({error}); expected labels.npz and images/") from None
     return FaceSet(path.stem, WFLW98, names, points, _Rows(str(rows))), human
+
+
+def marked_by_people(path: Path) -> np.ndarray:
+    """(N, 98) bool: which points of a later zip come from people; the others are a network's."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _labels(archive)["human98"].astype(bool)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise TabrtError(f"{path}: labels.npz does not say who made its points ({error}); fetch it again") from None
+
+
+def _labels(archive: zipfile.ZipFile):
+    return np.load(io.BytesIO(_entry(archive, "labels.npz", _MAX_LABEL_BYTES)), allow_pickle=False)
 
 
 def _entry(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
@@ -178,7 +210,7 @@ def _decode_one(blob: bytes) -> np.ndarray | None:
 
 
 # Their points lie beside the face.
-_MISLABELLED = ("infanface_010.webp", "infanface_053.webp")
+MISLABELLED = ("infanface_010.webp", "infanface_053.webp")
 
 # One photo under two names, found by comparing thumbnails of all faces: they count as the photo on the right.
 _TWINS = {
@@ -201,10 +233,11 @@ def photo_of(name: str) -> str:
 
     Several faces of one photo are numbered `_1`, `_2` after a long number.
     """
-    person = re.match(r"(?:frontal|profile)_(\d+)_|(fgnet_\d{3})", Path(name).stem)
+    stem = re.sub(r"^turned_[a-z]+_", "", Path(name).stem)
+    person = re.match(r"(?:frontal|profile)_(\d+)_|(fgnet_\d{3})", stem)
     if person:
         return person[1] or person[2]
-    photo = re.sub(r"(\d{5,})_\d+$", r"\1", Path(name).stem)
+    photo = re.sub(r"(\d{5,})_\d+$", r"\1", stem)
     return _TWINS.get(photo, photo)
 
 

@@ -1,7 +1,8 @@
-"""The figure that a checkpoint is chosen by, and pictures of what the network says by then."""
+"""The figures that a checkpoint is chosen by, and pictures of what the network says by then."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -17,11 +18,12 @@ from tabrt.topology import topology_named
 from training.augment import truth_crop
 from training.batches import known_boundaries
 from training.evaluate import judge
-from training.plots import save_sheet, write_sheet
+from training.plots import face_cell, write_sheet
 from training.sets import FaceSet
+from training.weaknesses import Trial
 
 _BATCH = 16
-_SHOWN = 16  # faces in a picture of samples
+_SHOWN, _ROW = 16, 8  # faces in a picture of samples: of the only trial, of each of several
 
 
 class NetworkEngine:
@@ -53,22 +55,49 @@ class NetworkEngine:
         pass
 
 
-def validate(model: Tab, card: ModelCard, faces: FaceSet, part: str, picture: Path) -> tuple[float, str]:
-    """The error of a network on a set, in true boxes, and the words for it; writes a picture of some of its faces.
+@dataclass(frozen=True)
+class Validation:
+    """The error of each trial by name, their mean, and what they are errors of.
 
-    NME; for the boundary estimator alone, the mean squared error of its last maps.
+    The mean is the geometric one: a tenth off any of them counts the same, however large it is.
+    """
+
+    errors: dict[str, float]
+    what: str
+
+    @property
+    def mean(self) -> float:
+        return float(np.exp(np.mean(np.log(list(self.errors.values())))))
+
+    def __str__(self) -> str:
+        scale, digits, unit = (100, 3, " %") if self.what == "nme" else (1, 6, "")
+        each = "  ".join(f"{name} {scale * error:.{digits}f}" for name, error in self.errors.items())
+        mean = f"{'NME' if self.what == 'nme' else 'boundary MSE'} {scale * self.mean:.{digits}f}{unit}"
+        return mean if len(self.errors) == 1 else f"{mean} ({each})"
+
+
+def validate(model: Tab, card: ModelCard, trials: list[Trial], part: str, picture: Path) -> Validation:
+    """The error of a network in each trial, in true boxes; writes a picture of some faces of each.
+
+    NME; for the boundary estimator alone, the mean squared error of its last maps, on faces as they are.
     """
     picture.parent.mkdir(parents=True, exist_ok=True)
     engine = NetworkEngine(model, card)
-    some = np.unique(np.linspace(0, len(faces) - 1, _SHOWN).astype(int))
+    errors, cells = {}, []
     if part == "scbe":
-        error = _boundary_error(engine, faces)
-        write_sheet([_boundary_cell(engine, faces, int(i)) for i in some], picture)
-        return error, f"boundary MSE {error:.6f}"
-    result = judge(faces, engine)
-    save_sheet(result, some, picture)
-    error = float(result.errors.mean())
-    return error, f"NME {100 * error:.3f} %"
+        trials = [trial for trial in trials if trial.perturbation is None]
+    for trial in trials:
+        shown = _SHOWN if len(trials) == 1 else _ROW
+        some = np.unique(np.linspace(0, len(trial.faces) - 1, shown).astype(int)).tolist()
+        if part == "scbe":
+            errors[trial.name] = _boundary_error(engine, trial.faces)
+            cells += [_boundary_cell(engine, trial.faces, i) for i in some]
+        else:
+            result = judge(trial.faces, engine, perturbation=trial.perturbation)
+            errors[trial.name] = float(result.errors.mean())
+            cells += [face_cell(result, i) for i in some]
+    write_sheet(cells, picture, _ROW)
+    return Validation(errors, "boundary_mse" if part == "scbe" else "nme")
 
 
 def _boundary_error(engine: NetworkEngine, faces: FaceSet) -> float:
