@@ -18,19 +18,19 @@ SOFTMAX_SIGMA = 1.3  # cells: width of the target distribution of tabrt's own ne
 GAUSSIAN_SIGMA = 1.5  # cells: width of the paper's heatmaps
 # Cells: reach of the weighted mean around the peak. A shorter one cuts off the foot of a doubtful point's wide map, and
 # the mean then jumps with the peak from cell to cell.
-_REFINE = 7
-_NEAR = 2  # cells: reach of the mass that counts as confidence
+REFINE = 7
+NEAR = 2  # cells: reach of the mass that counts as confidence
 # Maps summed at once: for a larger product numpy's BLAS would start threads, which go on spinning for 20 ms and take
 # the cores from the network: with 8 faces it took three times as long.
 _ROWS = 128
-# The share of a perfect map's mass within _NEAR cells of its peak: what a confidence of 1 stands for.
-_FULL_MASS = math.erf((_NEAR + 0.5) / (SOFTMAX_SIGMA * math.sqrt(2))) ** 2
+# The share of a perfect map's mass within NEAR cells of its peak: what a confidence of 1 stands for.
+FULL_MASS = math.erf((NEAR + 0.5) / (SOFTMAX_SIGMA * math.sqrt(2))) ** 2
 
 
 def _moments() -> np.ndarray:
     """(k·k, 4): what the weights around a peak are summed with: 1, x, y, and 1 where it is near."""
-    y, x = np.mgrid[-_REFINE : _REFINE + 1, -_REFINE : _REFINE + 1]
-    near = np.maximum(abs(x), abs(y)) <= _NEAR
+    y, x = np.mgrid[-REFINE : REFINE + 1, -REFINE : REFINE + 1]
+    near = np.maximum(abs(x), abs(y)) <= NEAR
     return np.stack([np.ones_like(x), x, y, near], axis=-1).reshape(-1, 4).astype(np.float32)
 
 
@@ -88,10 +88,10 @@ def _decode_softmax(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # of the time.
     coarse = flat.reshape(-1, HEATMAP_SIZE, HEATMAP_SIZE)[:, ::2, ::2] - highest[:, None, None]
     total = 4 * np.exp(coarse, out=coarse).reshape(len(flat), -1).sum(axis=1)
-    values, middle = _window(flat, peak, _REFINE, -np.inf)
+    values, middle = _window(flat, peak, REFINE, -np.inf)
     moments = _summed(np.exp(values - highest[:, None]))
     mass = moments[:, 0]
-    return middle + moments[:, 1:3] / mass[:, None], moments[:, 3] / np.maximum(total, mass) / _FULL_MASS
+    return middle + moments[:, 1:3] / mass[:, None], moments[:, 3] / np.maximum(total, mass) / FULL_MASS
 
 
 def _summed(weights: np.ndarray) -> np.ndarray:

@@ -145,7 +145,7 @@ def test_without_cuda_plain_export_gives_onnx(checkpoint: Path, tmp_path: Path, 
 
 def test_with_cuda_plain_export_gives_tensorrt(checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(export_module, "has_cuda", lambda: True)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(export_module, "is_installed", lambda engine: True)
     asked = []
     monkeypatch.setattr(export_module, "export_tensorrt", lambda *arguments: asked.append(arguments))
     export(1, checkpoint=checkpoint)

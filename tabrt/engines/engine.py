@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from tabrt.card import MAX_BATCH, ModelCard
+from tabrt.engines.gpu import is_installed
 from tabrt.errors import EngineUnavailable, TabrtError
 from tabrt.files import MODEL_FOLDER
 from tabrt.geometry import CROP_SIZE, HEATMAP_SIZE
@@ -21,7 +22,12 @@ from tabrt.topology import BOUNDARY_CHANNELS
 from tabrt.variants import DEFAULT_MODEL, SHIPPED
 
 MODELS = {name: MODEL_FOLDER / f"{name}.onnx" for name in SHIPPED}
-ENGINES = {name: f"tabrt.engines.{name}" for name in ("onnxruntime", "openvino", "tensorrt", "torch")}
+DEVICES = ("gpu", "cpu")
+RUNS_ON = {"onnxruntime": DEVICES, "openvino": ("cpu",), "tensorrt": ("gpu",), "torch": DEVICES}
+ENGINES = {name: f"tabrt.engines.{name}" for name in RUNS_ON}
+CPU = "CPU"  # the device of an engine that runs on none else
+# Batches that a GPU is prepared for: a smaller one is filled up to the next.
+BATCH_SIZES = (1, 2, 3, 4, 6, 8, 12, MAX_BATCH)
 
 ENGINE_SUFFIX = ".ep"  # of a compiled TensorRT engine: an exported program
 
@@ -33,6 +39,7 @@ class Engine(Protocol):
 
     card: ModelCard
     name: str
+    device: str  # `CPU`, or the GPU's name
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
         """Landmark maps (N, L, 64, 64)."""
@@ -58,6 +65,7 @@ class FakeEngine:
     """
 
     name = "fake"
+    device = CPU
 
     def __init__(self, points: np.ndarray, card: ModelCard | None = None):
         self.card = card or ModelCard(name="fake")
@@ -96,46 +104,61 @@ def check_crops(crops: np.ndarray) -> None:
 def in_batches(
     run: Callable[[np.ndarray], tuple[np.ndarray, ...]], crops: np.ndarray, card: ModelCard
 ) -> tuple[np.ndarray, ...]:
-    """Landmark and boundary maps, or those of them that `run` gives, of any number of crops, MAX_BATCH at a time."""
+    """Landmark and boundary maps, or those of them that `run` gives, of any number of crops.
+
+    At most MAX_BATCH run at once, and more are shared out evenly: 17 as 9 and 8.
+    """
     check_crops(crops)
     shape = (HEATMAP_SIZE, HEATMAP_SIZE)
     if len(crops) == 0:
         return np.zeros((0, card.points, *shape), np.float32), np.zeros((0, BOUNDARY_CHANNELS, *shape), np.float32)
     if len(crops) <= MAX_BATCH:
         return run(np.ascontiguousarray(crops))
-    parts = [run(np.ascontiguousarray(crops[i : i + MAX_BATCH])) for i in range(0, len(crops), MAX_BATCH)]
+    parts = [run(np.ascontiguousarray(part)) for part in np.array_split(crops, -(-len(crops) // MAX_BATCH))]
     return tuple(np.concatenate(maps) for maps in zip(*parts, strict=True))
 
 
-def load_engine(model: str | Path = DEFAULT_MODEL, engine: str = "auto", threads: int | None = None) -> Engine:
+def padded_size(count: int) -> int:
+    """The size of BATCH_SIZES that holds this many crops."""
+    return next(size for size in BATCH_SIZES if size >= count)
+
+
+def load_engine(
+    model: str | Path = DEFAULT_MODEL, engine: str = "auto", threads: int | None = None, device: str = "auto"
+) -> Engine:
     """Load a model: a name of MODELS, or a file, by an engine of ENGINES or the best one here (`auto`).
 
-    A name is what runs fastest with that engine: in ONNX Runtime the int8 file, if one ships with the model and this
-    CPU is faster in int8; else the float32 file or its checkpoint. A file is run as it is.
-    threads: CPU threads, None for as many as there are cores. Raises TabrtError for a model that is missing or
-    damaged, EngineUnavailable for an engine that cannot run here.
+    A name is what runs fastest there: in ONNX Runtime the float16 file on a GPU, the int8 file on a CPU that is
+    faster in it, if such a file ships; else the float32 file or its checkpoint. A file is run as it is.
+    threads: CPU threads, None for as many as there are cores. device: `auto` for the GPU where it can be used and else
+    the CPU, or one of DEVICES, which then must do. Raises TabrtError for a model that is missing or damaged,
+    EngineUnavailable for an engine that cannot run here.
     """
     if engine not in ("auto", *ENGINES):
         raise TabrtError(f"no engine is called {engine!r}; there are: auto, {', '.join(ENGINES)}")
+    if device not in ("auto", *DEVICES):
+        raise TabrtError(f"no device is called {device!r}; there are: auto, {', '.join(DEVICES)}")
     if threads is not None and not 1 <= threads <= 256:
         raise TabrtError(f"threads is {threads}; it must be 1…256")
-    *faster, last = [engine] if engine != "auto" else _automatic(model_file(model))
-    for name in faster:
+    *faster, last = _ways(model_file(model), engine, device)
+    for way in faster:
         try:
-            return _load(model, name, threads)
+            return way.load(model, threads)
         except EngineUnavailable as error:
-            log.warning("engine %s cannot be used (%s); using the next one", name, error)
-    return _load(model, last, threads)
+            log.warning("engine %s cannot be used (%s); using the next one", way, error)
+    return last.load(model, threads)
 
 
-def model_file(model: str | Path, engine: str | None = None) -> Path:
+def model_file(model: str | Path, engine: str | None = None, device: str = "cpu") -> Path:
     """The file of a model name or path that an engine is to run. Raises TabrtError where there is none."""
     if str(model) in MODELS:
         path = MODELS[str(model)]
         if not path.is_file():
             raise TabrtError(f"the model {model} is not installed ({path}); install tabrt again")
-        small = int8_file(path)
-        return small if engine == "onnxruntime" and int8_instructions() and small.is_file() else path
+        if engine != "onnxruntime":
+            return path
+        faster = fp16_file(path) if device == "gpu" else int8_file(path)
+        return faster if faster.is_file() and (device == "gpu" or int8_instructions() is not None) else path
     path = Path(model)
     if not path.is_file():
         raise TabrtError(f"no model is called {model!s} and no such file is here; names: {', '.join(MODELS)}")
@@ -147,21 +170,73 @@ def int8_file(path: Path) -> Path:
     return path.with_name(f"{path.stem}-int8.onnx")
 
 
+def fp16_file(path: Path) -> Path:
+    """Where the float16 file of a shipped model lies, if it has one: beside the float32 file."""
+    return path.with_name(f"{path.stem}-fp16.onnx")
+
+
 def checkpoint_file(path: Path) -> Path:
     """The checkpoint to run in torch: the file itself, or the one that lies beside a shipped model."""
     return path.with_suffix(".safetensors") if path in MODELS.values() else path
 
 
-def _load(model: str | Path, engine: str, threads: int | None) -> Engine:
-    path = model_file(model, engine)
-    return importlib.import_module(ENGINES[engine]).load(path, threads)
+@dataclass(frozen=True)
+class Way:
+    """An engine on a device. only_if_cached: not if a model had to be compiled first, which takes minutes."""
+
+    engine: str
+    device: str
+    only_if_cached: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.engine} on the GPU" if self.device == "gpu" else self.engine
+
+    def load(self, model: str | Path, threads: int | None) -> Engine:
+        path = model_file(model, self.engine, self.device)
+        module = importlib.import_module(ENGINES[self.engine])
+        if self.only_if_cached:
+            return module.load_cached(path)
+        return module.load(path, threads, self.device)
 
 
-def _automatic(path: Path) -> list[str]:
-    """Engines to try, best first; the last one is expected to work."""
+def _ways(path: Path, engine: str, device: str) -> list[Way]:
+    """What to try for a model, best first; the last one is expected to work, or says best what is missing."""
+    engines = [engine] if engine != "auto" else _readers(path)
+    on_gpu, on_cpu = ([Way(name, where) for name in engines if where in RUNS_ON[name]] for where in DEVICES)
+    ways = {"gpu": _installed(on_gpu) or on_gpu, "cpu": on_cpu, "auto": _at_once(path, on_gpu, engine) + on_cpu}[device]
+    if not ways:
+        where = " or ".join(RUNS_ON[engines[0]]).upper()
+        raise TabrtError(f"engine {engines[0]} runs on the {where}, not the {device.upper()}; use another --engine")
+    return ways
+
+
+def _readers(path: Path) -> list[str]:
+    """The engines that read a file, the one to be preferred first."""
     if path.suffix == ENGINE_SUFFIX:
         return ["tensorrt"]
-    checkpoint = path.suffix.lower() != ".onnx"
-    cpu = "torch" if checkpoint else "onnxruntime"
-    on_gpu = (checkpoint or path in MODELS.values()) and has_cuda() and importlib.util.find_spec("torch_tensorrt")
-    return ["tensorrt", cpu] if on_gpu else [cpu]
+    if path.suffix.lower() != ".onnx":
+        return ["tensorrt", "torch"]
+    return ["onnxruntime", "tensorrt"] if path in MODELS.values() else ["onnxruntime"]
+
+
+def _at_once(path: Path, on_gpu: list[Way], asked: str) -> list[Way]:
+    """The ways on a GPU that start in seconds. TensorRT compiles only for who asks for it."""
+    if asked == "tensorrt" or path.suffix == ENGINE_SUFFIX:
+        return on_gpu
+    if not has_cuda():
+        return []
+    return [
+        replace(way, only_if_cached=way.engine == "tensorrt")
+        for way in _installed(on_gpu)
+        if way.engine != "tensorrt" or _is_compiled(path)
+    ]
+
+
+def _installed(ways: list[Way]) -> list[Way]:
+    return [way for way in ways if way.engine == "torch" or is_installed(way.engine)]
+
+
+def _is_compiled(path: Path) -> bool:
+    from tabrt.engines.tensorrt import is_cached
+
+    return is_cached(path)

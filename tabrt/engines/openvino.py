@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tabrt.engines.engine import in_batches
-from tabrt.engines.onnxruntime import checked
+from tabrt.engines.engine import CPU, in_batches
+from tabrt.engines.onnxruntime.session import checked
 from tabrt.errors import EngineUnavailable, TabrtError, first_line, install_extra
 from tabrt.files import read_bounded
 from tabrt.hardware import available_threads
@@ -26,7 +26,7 @@ finally:
         del sys.modules["openvino_telemetry"]
 
 
-def load(path: Path, threads: int | None = None) -> OpenVinoEngine:
+def load(path: Path, threads: int | None = None, device: str = "cpu") -> OpenVinoEngine:
     """Load an ONNX file of tabrt's. Raises TabrtError for any other file."""
     if path.suffix.lower() != ".onnx":
         raise TabrtError(f"engine openvino reads .onnx files, not {path.name}; tabrt export makes one")
@@ -37,6 +37,7 @@ class OpenVinoEngine:
     """See `tabrt.engines.engine.Engine`. Calls from several threads wait for each other."""
 
     name = "openvino"
+    device = CPU
 
     def __init__(self, path: Path, threads: int | None = None):
         model = read_bounded(path)

@@ -1,4 +1,4 @@
-"""PyTorch, on CUDA or the CPU: float32, the reference that every other engine is compared with. Reads checkpoints."""
+"""PyTorch, on a GPU or the CPU: float32, the reference that every other engine is compared with. Reads checkpoints."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tabrt.engines.engine import checkpoint_file, in_batches
-from tabrt.errors import EngineUnavailable, TabrtError, install_extra
+from tabrt.engines.engine import CPU, checkpoint_file, in_batches
+from tabrt.engines.gpu import DRIVERS, require_gpu
+from tabrt.errors import EngineUnavailable, TabrtError, first_line, install_extra
+from tabrt.geometry import CROP_SIZE
+from tabrt.hardware import Gpu
 
 try:
     import torch
@@ -21,14 +24,52 @@ except ModuleNotFoundError as error:
     raise EngineUnavailable(f"engine torch needs {error.name}; {install_extra('export')}") from error
 
 
-def load(path: Path, threads: int | None = None) -> TorchEngine:
+def load(path: Path, threads: int | None = None, device: str = "cpu") -> TorchEngine:
     """Load a checkpoint, or the one of a shipped model. Raises TabrtError for any other file.
 
-    threads: sets torch's CPU threads for the whole process.
+    threads: sets torch's CPU threads for the whole process. Raises EngineUnavailable for a GPU that cannot be used.
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    return TorchEngine(path)
+    if device == "cpu":
+        return TorchEngine(path)
+    gpu = require_cuda()
+    engine = TorchEngine(path)  # what is wrong with the file is not the GPU's fault
+    try:
+        engine.move("cuda", gpu.name)
+        engine(np.zeros((1, CROP_SIZE, CROP_SIZE, 3), np.uint8))
+        return engine
+    except Exception as error:  # no memory, a card that another process holds alone
+        raise EngineUnavailable(f"torch does not run on the {gpu.name}: {first_line(error)}") from error
+
+
+def require_cuda() -> Gpu:
+    """The card, where this torch runs on it. Raises EngineUnavailable, with the reason, where it does not."""
+    gpu = require_gpu()
+    if torch.version.cuda is None:
+        raise EngineUnavailable(f"this torch ({torch.__version__}) was made without CUDA; {install_extra('cuda')}")
+    if not torch.cuda.is_available():
+        made_for = tuple(int(part) for part in torch.version.cuda.split(".")[:2])
+        if gpu.cuda < made_for:
+            wanted = DRIVERS.get(made_for, "a newer one")
+            raise EngineUnavailable(
+                f"driver {gpu.driver} is too old for CUDA {torch.version.cuda}; install driver {wanted} or newer"
+            )
+        raise EngineUnavailable(
+            f"torch cannot use the {gpu.name}; python -c 'import torch; torch.cuda.init()' says why"
+        )
+    if not _has_kernels(torch.cuda.get_arch_list(), gpu.capability):
+        raise EngineUnavailable(
+            f"this torch has no kernels for the {gpu.name} (compute capability {gpu.capability_name}); use --device cpu"
+        )
+    return gpu
+
+
+def _has_kernels(architectures: list[str], capability: tuple[int, int]) -> bool:
+    """Whether a torch made for these (`sm_86` …) runs on a card: kernels run on cards of the same generation, or of a
+    later one that has everything of the former."""
+    made_for = [divmod(int(name.removeprefix("sm_").rstrip("af")), 10) for name in architectures if name[:3] == "sm_"]
+    return any(major == capability[0] and minor <= capability[1] for major, minor in made_for)
 
 
 class TorchEngine:
@@ -41,9 +82,16 @@ class TorchEngine:
         if path.suffix.lower() == ".onnx":
             raise TabrtError(f"engine torch reads checkpoints, not {path.name}; give a .safetensors or .pth file")
         network, self.card = load_checkpoint(path)
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._module: Deployed | None = Deployed(network).eval().to(self.device)
+        self.device = CPU
+        self._where = "cpu"
+        self._module: Deployed | None = Deployed(network).eval()
         self._lock = threading.Lock()
+
+    def move(self, where: str, device: str) -> None:
+        """Run on torch's device `where` from now on; `device` is its name."""
+        with self._lock:
+            self._module = self._module and self._module.to(where)
+            self._where, self.device = where, device
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
         return self.both(crops)[0]
@@ -60,9 +108,14 @@ class TorchEngine:
         with self._lock, torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             if self._module is None:
                 raise TabrtError("the engine is closed; load it again with load_engine")
-            landmarks, boundaries = self._module(torch.from_numpy(batch).to(self.device))
-            return landmarks.cpu().numpy(), boundaries.cpu().numpy()
+            try:
+                landmarks, boundaries = self._module(torch.from_numpy(batch).to(self._where))
+                return landmarks.cpu().numpy(), boundaries.cpu().numpy()
+            except RuntimeError as error:
+                raise TabrtError(f"the {self.device} failed while running: {first_line(error)}") from error
 
     def close(self) -> None:
         with self._lock:
             self._module = None
+            if self._where != "cpu":
+                torch.cuda.empty_cache()

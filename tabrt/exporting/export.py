@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,8 @@ import numpy as np
 
 from tabrt.card import PRECISIONS
 from tabrt.engines.engine import MODEL_FOLDER
-from tabrt.engines.parity import BOUNDS, Shift, sample_crops
+from tabrt.engines.gpu import is_installed
+from tabrt.engines.parity import Shift, sample_crops
 from tabrt.errors import TabrtError, missing_package
 from tabrt.files import write_atomically
 from tabrt.hardware import has_cuda
@@ -55,7 +55,7 @@ def export(
     out: None for a name that says what it is, in the working folder. Raises TabrtError for a checkpoint with another
     number of hourglasses or another width than asked, and for a model that does not compute the same.
     """
-    to = to or ("tensorrt" if has_cuda() and importlib.util.find_spec("torch_tensorrt") else "onnx")
+    to = to or ("tensorrt" if has_cuda() and is_installed("tensorrt") else "onnx")
     precision = precision or ("fp16" if to == "tensorrt" else "fp32")
     _require_one_of("target", to, TARGETS)
     _require_one_of("precision", precision, PRECISIONS)
@@ -102,12 +102,8 @@ def export_onnx(
         raise missing_package(problem, "export") from problem
     crops = sample_crops() if crops is None else crops
     converted = convert(checkpoint, precision, crops, calibration=crops)
-    if not converted.accepted:
-        raise TabrtError(
-            f"{precision} moves {'95 of 100 points' if precision == 'int8' else 'points'} by up to "
-            f"{converted.shift.bounded(precision):.2f} px of 256; at most {BOUNDS[precision]} is allowed: "
-            "export with --precision fp32"
-        )
+    if converted.objection:
+        raise TabrtError(f"{converted.objection}: export with --precision fp32")
     write_atomically(out, converted.data)
     size = len(converted.data)
     return Report(Path(out), "onnx", precision, size, converted.shift, len(crops), converted.float_layers)

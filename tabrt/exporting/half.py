@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tabrt.card import ModelCard
-from tabrt.engines.parity import BOUNDS, HALF_PARTS, Shift, onnx_maps
+from tabrt.engines.parity import HALF_PARTS, Shift, onnx_maps
 from tabrt.errors import TabrtError
 from tabrt.exporting.inside import inner_values
 
@@ -24,8 +24,8 @@ def to_half(
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """A float32 model to float16 inside; and the names of the layers that had to stay in float32.
 
-    Accepted when no point moves further than BOUNDS allows from float32's maps `truth`; until then, layers that
-    overflow and then HALF_PARTS stay in float32. Raises TabrtError if all of that does not help.
+    Accepted when points move no further than Shift.objection allows from float32's maps `truth`; until then, layers
+    that overflow and then HALF_PARTS stay in float32. Raises TabrtError if all of that does not help.
     """
     too_large = overflowing_layers(model, crops)
     for parts in HALF_PARTS:
@@ -33,11 +33,10 @@ def to_half(
         kept = [node.name for node in model.graph.node if node.name in too_large or node.name.startswith(prefixes)]
         half = half_but(model, kept)
         shift = Shift.between(truth, onnx_maps(half.SerializeToString(), crops), card)
-        if shift.worst <= BOUNDS["fp16"]:
+        if not shift.objection("fp16"):
             return half, tuple(kept)
     raise TabrtError(
-        f"half precision moves points by {shift.worst:.2f} px of 256, whichever layers stay in float32; export with "
-        "--precision fp32"
+        f"{shift.objection('fp16')}, and does so whichever layers stay in float32; export with --precision fp32"
     )
 
 
