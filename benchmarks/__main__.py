@@ -1,4 +1,4 @@
-"""python -m benchmarks latency|pipeline|peers|accuracy|stability|startup|all [--quick] [--smoke]"""
+"""python -m benchmarks latency|gpu|pipeline|peers|accuracy|stability|startup|all [--quick] [--smoke]"""
 
 from __future__ import annotations
 
@@ -82,6 +82,7 @@ def _add(name: str, names: tuple[str, ...], about: str) -> None:
 
 
 _add("latency", ("latency",), "Milliseconds of the network for every engine, precision and build.")
+_add("gpu", ("gpu",), "The paper's table on an NVIDIA card; on a CPU in small, to show that it runs.")
 _add("pipeline", ("pipeline",), "Milliseconds a frame by stage, as pictures grow and faces become more.")
 _add("peers", ("peers",), "MediaPipe and dlib on the same frames and cores.")
 _add("accuracy", ("accuracy",), "Errors on labelled faces, with the peers'.")

@@ -33,7 +33,7 @@ def compare(variants: list[Variant], faces: Path | None, effort: str = "full") -
     judged = None if faces is None else shared_validation(faces, CACHE)
     rows = []
     for variant in variants:
-        truth = load_engine(variant.checkpoint, "torch")
+        truth = load_engine(variant.checkpoint, "torch", device="cpu")
         engines = [*CPU_ENGINES, *(GPU_ENGINES if variant.precision == "fp32" else ())]
         for name in engines if variant.path is not None else []:
             row = measure(variant, name, truth, crops, judged, effort)

@@ -43,7 +43,7 @@ def engine(request: pytest.FixtureRequest, folder: Path):
     if request.param == "openvino":
         pytest.importorskip("openvino", reason="the extra `openvino` is not installed")
     path = folder / ("random1.safetensors" if request.param == "torch" else "random1.onnx")
-    engine = load_engine(path, request.param)
+    engine = load_engine(path, request.param, device="cpu")
     yield engine
     engine.close()
 
@@ -101,7 +101,7 @@ def test_any_number_of_crops(engine, count: int):
 
 def test_every_engine_computes_the_same(engine, folder: Path):
     crops = face_crops(2)
-    truth = load_engine(folder / "random1.safetensors", "torch").both(crops)
+    truth = load_engine(folder / "random1.safetensors", "torch", device="cpu").both(crops)
     for maps, expected in zip(engine.both(crops), truth, strict=True):
         assert np.abs(maps - expected).max() < 1e-4 * np.abs(expected).max()
 
@@ -224,9 +224,10 @@ def test_int8_instructions_are_read_from_what_the_kernel_says(tmp_path: Path, mo
 def test_auto_says_why_a_faster_engine_is_left(folder: Path, monkeypatch: pytest.MonkeyPatch, caplog):
     """A driver is there, Torch-TensorRT is found, and then cannot be used."""
     monkeypatch.setattr("tabrt.engines.engine.has_cuda", lambda: True)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("tabrt.engines.engine.is_installed", lambda engine: True)
+    monkeypatch.setattr("tabrt.engines.engine._is_compiled", lambda path: True)
     assert load_engine(folder / "random1.safetensors").name == "torch"
-    assert "tensorrt cannot be used" in caplog.text
+    assert "tensorrt on the GPU cannot be used" in caplog.text
 
 
 @pytest.mark.parametrize(

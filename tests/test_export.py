@@ -261,7 +261,7 @@ def test_int8_is_the_same_in_a_batch_and_on_threads(plain_and_small, tmp_path: P
 def test_half_precision_keeps_the_points_of_the_shipped_model_in_every_engine(tmp_path: Path):
     shipped, crops = shipped_checkpoint(), sample_crops()
     path = export_onnx(shipped, tmp_path / "half.onnx", "fp16").path
-    torch_engine = load_engine(shipped, "torch")
+    torch_engine = load_engine(shipped, "torch", device="cpu")
     truth, card = torch_engine(crops), torch_engine.card
     for name in ("onnxruntime", *(["openvino"] if importlib.util.find_spec("openvino") else [])):
         engine = load_engine(path, name)
@@ -343,7 +343,7 @@ def test_sample_crops_are_the_same_every_time():
 def test_a_shipped_model_is_its_checkpoint(path: Path):
     if not path.is_file():
         pytest.skip(f"{path.name} does not ship")
-    truth = load_engine(shipped_checkpoint(path.stem.removesuffix("-int8")), "torch")
+    truth = load_engine(shipped_checkpoint(path.stem.removesuffix("-int8")), "torch", device="cpu")
     shipped = load_engine(path, "onnxruntime")
     assert shipped.card == replace(truth.card, precision="int8" if path.stem.endswith("-int8") else "fp32")
     shift = Shift.between(truth(face_crops(2)), shipped(face_crops(2)), truth.card)

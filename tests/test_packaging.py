@@ -20,7 +20,7 @@ from conftest import ROOT, command, environment
 import tabrt
 from tabrt.errors import SYSTEM_PACKAGES
 
-MAY_LOAD_TORCH = ("network", "exporting", "engines/torch.py", "engines/tensorrt.py")
+MAY_LOAD_TORCH = ("network", "exporting", "engines/torch.py", "engines/decoding.py", "engines/tensorrt")
 
 
 # ---------------------------------------------------------------------------------------------------------- the API

@@ -30,6 +30,7 @@ class NetworkEngine:
     """A network in memory as an engine: crops uint8 (N, 256, 256, 3) RGB to maps float32 (N, L, 64, 64)."""
 
     name = "torch"
+    device = "torch's own"
 
     def __init__(self, model: Tab, card: ModelCard):
         self.model, self.card = model.eval(), card

@@ -49,7 +49,8 @@ def require_cuda() -> Gpu:
     if torch.version.cuda is None:
         raise EngineUnavailable(f"this torch ({torch.__version__}) was made without CUDA; {install_extra('cuda')}")
     if not torch.cuda.is_available():
-        made_for = tuple(int(part) for part in torch.version.cuda.split(".")[:2])
+        major, minor = torch.version.cuda.split(".")[:2]
+        made_for = int(major), int(minor)
         if gpu.cuda < made_for:
             wanted = DRIVERS.get(made_for, "a newer one")
             raise EngineUnavailable(

@@ -51,6 +51,7 @@ def _fold_pair(parent: nn.Module, first: str, second: str) -> None:
 @torch.no_grad()
 def _as_line(norm: nn.BatchNorm2d) -> None:
     """Mean 0 and variance 1: weight and bias are slope and offset, as they stand."""
+    assert norm.running_mean is not None and norm.running_var is not None
     slope = norm.weight / torch.sqrt(norm.running_var + norm.eps)
     norm.bias.copy_(norm.bias - norm.running_mean * slope)
     norm.weight.copy_(slope)

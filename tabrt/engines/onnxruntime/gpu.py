@@ -180,11 +180,11 @@ def _plugin(device: str) -> Provider:
         options.add_provider_for_devices(devices[:1], settings)
 
     def buffer(shape: tuple[int, ...], kind: type) -> Buffer:
-        values = [
+        there, here = (
             onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, kind, memory_info=memory)
             for memory in (on_card, on_host)
-        ]
-        return Buffer(*values, lambda source, target: onnxruntime.copy_tensors([source], [target]))
+        )
+        return Buffer(there, here, lambda source, target: onnxruntime.copy_tensors([source], [target]))
 
     return Provider(name, device, configure, buffer)
 

@@ -15,7 +15,9 @@ from tabrt.hardware import cache_folder
 
 if TYPE_CHECKING:
     from tabrt.engines.engine import Engine
+    from tabrt.engines.tensorrt.cache import Cache
     from tabrt.engines.tensorrt.judging import Built
+    from tabrt.engines.tensorrt.runtime import CudaRuntime
 
 
 def load(path: Path, threads: int | None = None, device: str = "gpu") -> Engine:
@@ -47,17 +49,17 @@ def export_engine(checkpoint: Path, out: Path, precision: str) -> Built:
     """Compile a checkpoint and write the engine to a file for this machine. Raises TabrtError."""
     from tabrt.engines.tensorrt import opening  # torch, an extra
 
-    return opening.export_engine(checkpoint, out, precision, *_here())
+    return opening.export_engine(checkpoint, out, precision, *here())
 
 
 def _open(path: Path, compiling: bool) -> Engine:
-    runtime, cache = _here()
+    runtime, cache = here()
     from tabrt.engines.tensorrt import opening
 
     return opening.open_engine(path, runtime, cache, compiling)
 
 
-def _here():
+def here() -> tuple[CudaRuntime, Cache]:
     """The runtime and the cache of this machine."""
     from tabrt.engines.gpu import require_library
     from tabrt.engines.tensorrt.cache import Cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -51,7 +52,7 @@ def build(checkpoint: Path, precision: str, runtime: Runtime) -> Built:
         with guarded("starting the engine"):
             program = runtime.start(plan, card)
         with guarded("running the engine"):
-            maps = in_batches(lambda batch, program=program: program(batch, ("landmarks",)), crops, card)[0]
+            maps = in_batches(functools.partial(program, outputs=("landmarks",)), crops, card)[0]
         shift = Shift.between(truth, maps, card)
         objection = shift.objection(precision)
         if objection is None:

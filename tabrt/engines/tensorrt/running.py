@@ -55,6 +55,10 @@ class GpuProgram:
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise EngineUnavailable("TensorRT does not read the engine: it was made for another card or version")
+        self._there: dict[str, Tensor] = {}
+        self._host: dict[str, Tensor] = {}
+        self._workspace: Tensor | None = None
+        self._kernel_cache: Any = None
         self.stream = cuda.Stream()
         self._done = cuda.Event()
         self._names = _names(self._engine, tensorrt, card)
@@ -94,7 +98,7 @@ class GpuProgram:
             graph.reset()
         self.launches, self._graphs, self._contexts = {}, [], {}
         self._there, self._host, self._workspace = {}, {}, None
-        self._kernel_cache = self._engine = self._runtime = None
+        self._kernel_cache, self._engine, self._runtime = None, None, None
         cuda.empty_cache()
 
     # Preparing
@@ -110,20 +114,17 @@ class GpuProgram:
             "points": (MAX_BATCH, self._card.points, 3),
         }
         kinds["points"] = torch.float32
-        self._there: dict[str, Tensor] = {
-            name: torch.zeros(shape, dtype=kinds[name], device=DEVICE) for name, shape in shapes.items()
-        }
-        self._host: dict[str, Tensor] = {
+        self._there = {name: torch.zeros(shape, dtype=kinds[name], device=DEVICE) for name, shape in shapes.items()}
+        self._host = {
             name: torch.zeros(shape, dtype=kinds[name], pin_memory=DEVICE == "cuda") for name, shape in shapes.items()
         }
         # One workspace for all contexts: they never run at the same time.
         size = max(self._engine.device_memory_size_v2, 1)
-        self._workspace: Tensor | None = torch.zeros(size, dtype=torch.uint8, device=DEVICE)
+        self._workspace = torch.zeros(size, dtype=torch.uint8, device=DEVICE)
 
     def _prepared(self, tensorrt: ModuleType, kernels: Kernels | None, graphs: bool) -> dict[int, Any]:
         """A context for each size: a graph holds on to the shapes and addresses of the one it was captured from."""
         how: Any = tensorrt.ExecutionContextAllocationStrategy.USER_MANAGED
-        self._kernel_cache: Any = None
         if kernels is not None:
             settings = self._engine.create_runtime_config()
             settings.set_execution_context_allocation_strategy(how)
