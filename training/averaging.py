@@ -34,6 +34,7 @@ class Average:
 
     def model(self) -> Tab:
         """A network of the average, in eval mode."""
-        model = Tab(self.config).to(next(iter(self.state.values())).device, memory_format=torch.channels_last)
+        model = Tab(self.config).to(next(iter(self.state.values())).device)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         model.load_state_dict(self.state)
         return model.eval()

@@ -68,13 +68,14 @@ def judge(faces: FaceSet, engine: Engine, detector: Boxer | None = None, perturb
             crop = _place(faces, i, engine.card.crop_margin, detector)
             rng = np.random.default_rng((i, 0))
             crops.append(crop and moved(perturbation, crop, rng, engine.card.crop_margin))
-        found = [i for i in batch if crops[i] is not None]
+        found = {i: crop for i in batch if (crop := crops[i]) is not None}
         if not found:
             continue
-        views = [seen(faces, i, crops[i], perturbation) for i in found]
-        pixels, covered[found] = np.stack([view for view, _ in views]), [hidden for _, hidden in views]
-        points, confidence[found] = decode(engine(pixels), engine.card.decoding, engine.card.offset)
-        own[found] = [crops[i].to_frame(p) for i, p in zip(found, points, strict=True)]
+        views = [seen(faces, i, crop, perturbation) for i, crop in found.items()]
+        these = list(found)
+        pixels, covered[these] = np.stack([view for view, _ in views]), [hidden for _, hidden in views]
+        points, confidence[these] = decode(engine(pixels), engine.card.decoding, engine.card.offset)
+        own[these] = [crop.to_frame(p) for crop, p in zip(found.values(), points, strict=True)]
     converted = in_scheme(own, topology, faces.topology)
     if topology is not faces.topology:
         confidence = confidence[:, _SOURCES_68]

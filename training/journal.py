@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from tabrt.files import write_atomically
@@ -31,7 +31,7 @@ class Journal:
             TimeRemainingColumn(), TextColumn("{task.fields[told]}"),
             disable=not (shown and sys.stdout.isatty()), redirect_stdout=False,
         )  # fmt: skip
-        self._task = None
+        self._task: TaskID | None = None
 
     def say(self, text: str) -> None:
         if self.shown:
@@ -48,6 +48,7 @@ class Journal:
             self.means[name] = 0.98 * self.means.get(name, float(value)) + 0.02 * float(value)
         speed = (step - self._first) * batch / (time.perf_counter() - self._began)
         told = "  ".join(f"{name} {value:.4f}" for name, value in self.means.items()) + f"  {speed:.1f} faces/s"
+        assert self._task is not None  # begun
         self.bar.update(self._task, completed=step, told=told)
         if self.bar.disable and step % _EVERY == 0:
             self.say(f"step {step}/{self.steps}  {told}  rate {rate:.2e}")

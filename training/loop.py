@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import lightning_fabric as lightning
 import torch
@@ -84,7 +85,8 @@ class _Run:
         self.identity = identity(config, recipe, seed, self.sizes)
         self.journal = Journal(out, fabric.is_global_zero)
         torch.manual_seed(seed)
-        self.model = Tab(config).to(memory_format=torch.channels_last)
+        self.model = Tab(config)
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.phase, self.step, self.best = 0, 0, math.inf
         self.resumed: dict | None = None
 
@@ -147,7 +149,7 @@ class _Run:
         return wrapped, optimiser, average
 
     def _total(self, values: Tensor) -> Tensor:
-        return self.fabric.all_reduce(values, reduce_op="sum")
+        return cast(Tensor, self.fabric.all_reduce(values, reduce_op="sum"))
 
     def _train_step(self, objective, optimiser, rate: float, tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
         for group in optimiser.param_groups:
@@ -157,7 +159,7 @@ class _Run:
         # Measured after the processes have shared their gradients, so all of them stop together.
         limit = self.recipe.clip or math.inf
         norm = self.fabric.clip_gradients(objective, optimiser, max_norm=limit, error_if_nonfinite=False)
-        if not torch.isfinite(norm):
+        if norm is None or not torch.isfinite(norm):
             raise TabrtError(
                 f"the gradient is not finite at step {self.step}; lower the learning rate, or look at the labels"
             )

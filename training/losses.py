@@ -103,7 +103,8 @@ def boundary_mse(stacks: list[Tensor], target: Tensor, known: Tensor) -> Tensor:
     known (B, 16): 1 for the maps whose target is known; the mean is over those.
     """
     count = known.sum().clamp(min=1)
-    return sum((((maps.float() - target) ** 2).mean(dim=(2, 3)) * known).sum() / count for maps in stacks)
+    errors = [(((maps.float() - target) ** 2).mean(dim=(2, 3)) * known).sum() / count for maps in stacks]
+    return torch.stack(errors).sum()
 
 
 class Objective(nn.Module):
@@ -119,7 +120,7 @@ class Objective(nn.Module):
         half: bool = False,
     ):  # fmt: skip
         super().__init__()
-        self.model, self.recipe, self.part, self.total, self.half = model, recipe, part, total, half
+        self.model, self.recipe, self.part, self.total, self.in_half = model, recipe, part, total, half
         model.scbe.requires_grad_(part != "balt")
         model.balt.requires_grad_(part != "scbe")
 
@@ -132,7 +133,7 @@ class Objective(nn.Module):
     def forward(self, crops: Tensor, points: Tensor, boundaries: Tensor, known: Tensor) -> tuple[Tensor, ...]:
         """crops uint8 (B, 256, 256, 3), points (B, L, 2) crop px. Returns the loss, and its two parts on their own."""
         x = normalise(crops).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.in_half):
             with torch.set_grad_enabled(self.part != "balt" and torch.is_grad_enabled()):
                 stacks, feature, levels = self.model.scbe(x)
             maps = None if self.part == "scbe" else self.model.balt(stacks[-1], feature, levels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -75,7 +75,7 @@ def _calibration_curve(axes, confidence: np.ndarray, errors: np.ndarray, label: 
     axes.plot(x, tops, "--", color=line.get_color(), alpha=0.6, label=f"{label}: 90th percentile")
 
 
-def save_sheet(result: Judgement, indices: Sequence[int], path: Path, columns: int = 8) -> None:
+def save_sheet(result: Judgement, indices: Iterable[int], path: Path, columns: int = 8) -> None:
     """A contact sheet of faces: true points green, predicted ones red, NME in the corner."""
     cells = [face_cell(result, int(i)) for i in indices]
     write_sheet(cells, path, columns)

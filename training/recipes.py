@@ -42,11 +42,11 @@ class Recipe:
 
 
 # Paper §4.3: the estimator alone, then the transform on the frozen estimator; Adam 1e-4, ×0.1 at 80 and 120 of 140.
-_PAPER_PHASE = {"epochs": 140, "learning_rate": 1e-4, "milestones": (80, 120)}
+_PAPER_PHASE = Phase("scbe", epochs=140, learning_rate=1e-4, milestones=(80, 120))
 RECIPES = {
     "paper": Recipe(
         name="paper",
-        phases=(Phase("scbe", **_PAPER_PHASE), Phase("balt", **_PAPER_PHASE)),
+        phases=(_PAPER_PHASE, replace(_PAPER_PHASE, part="balt")),
         width="full",
         augmentation=PAPER,
         loss="mse",

@@ -65,7 +65,7 @@ def _views(crop: Crop) -> Iterator[Crop]:
 def write_labels(path: Path, labels: dict[str, np.ndarray]) -> None:
     """Points by set, as an .npz."""
     memory = io.BytesIO()
-    np.savez_compressed(memory, **labels)
+    np.savez_compressed(memory, **labels)  # type: ignore[arg-type]
     write_atomically(path, memory.getvalue())
 
 
