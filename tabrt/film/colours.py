@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import cast
 
 import av
 import cv2
@@ -62,7 +63,7 @@ class ToneMap:
         self._count += 1
         self._source.push(picture)
         picture.pts, picture.time_base = times
-        return self._sink.pull().to_ndarray()
+        return cast(av.VideoFrame, self._sink.pull()).to_ndarray()
 
 
 def is_hdr(picture: av.VideoFrame) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
@@ -161,7 +162,7 @@ class Film:
                     return False
                 self._index = round((time - self._began) * self._full_rate)
             if time >= self.part.start - CLOSE:
-                self._first = picture
+                self._first: av.VideoFrame | None = picture
                 if self.part.start > 0:
                     self._sound.start = time - CLOSE
                 return True
@@ -170,8 +171,10 @@ class Film:
 
     def _describe_pictures(self) -> None:
         self._fitted: float | None = None  # seconds: from when on pictures of another size came
-        self._matrix, self._plain = turned(self._first, self._codec)
-        self._rotation, self._size = self._first.rotation, (self._first.width, self._first.height)
+        first = self._first
+        assert first is not None  # or the film would not have opened
+        self._matrix, self._plain = turned(first, self._codec)
+        self._rotation, self._size = first.rotation, (first.width, first.height)
         self._measure()
 
     def _measure(self) -> None:
@@ -219,13 +222,14 @@ class Film:
     def chapters(self) -> list[tuple[float, float, dict[str, str]]]:
         """Start and end in seconds of the film, and what is said of each chapter."""
         shift = float(self._clock.start)
+        found: list[Any] = list(self._container.chapters())
         return [
             (
                 float(each["start"] * each["time_base"]) - shift,
                 float(each["end"] * each["time_base"]) - shift,
                 each["metadata"],
             )
-            for each in self._container.chapters()
+            for each in found
         ]
 
     def __enter__(self) -> Film:
@@ -243,7 +247,7 @@ class Film:
             finally:
                 self._lock.release()
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Generator[Frame]:
         while (frame := self._next()) is not None:
             yield frame
 
@@ -259,11 +263,12 @@ class Film:
     def _read(self) -> Frame | None:
         """The next picture of the part that is wanted; None at its end."""
         while True:
-            picture, self._first = self._first, None
-            picture = picture or next(self._pictures, None)
+            picture = self._first or next(self._pictures, None)
+            self._first = None
             time = math.inf if picture is None else self._time(picture)
             if picture is None or time >= self.part.end - CLOSE:
-                return self._end(cut=picture is not None)
+                self._end(cut=picture is not None)
+                return None
             index, self._index, self._last_time = self._index, self._index + 1, time
             self._until = time + (_seconds(picture.duration, picture.time_base) or float(1 / self._full_rate))
             self._passed += 1
@@ -277,7 +282,7 @@ class Film:
 
     def _time(self, picture: av.VideoFrame) -> float:
         """The picture's own time; where it has none, runs backwards or past the end, one step after the last."""
-        time = None if picture.pts is None else float(picture.pts * picture.time_base)
+        time = None if picture.pts is None else float(picture.pts * Fraction(picture.time_base or 0))
         if self._last_time is None:
             return time or 0.0
         latest = self._last_time + float(FORWARDS) if self._clock.jumps else max(self._horizon, self._last_time + 1)
@@ -327,7 +332,11 @@ class Film:
         """Read on, without decoding, for the sound that lies behind the pictures in the file."""
         behind = {stream.index for stream in self._container.streams.audio} if self._sound.wanted else set()
         bad = 0
-        while behind and bad < BAD_PACKETS and (packet := next(self._packet_source, False)) is not False:
+        while behind and bad < BAD_PACKETS:
+            try:
+                packet = next(self._packet_source)
+            except StopIteration:
+                return
             if packet is None:
                 bad += 1
                 continue
@@ -354,7 +363,7 @@ class Film:
                 yield None
 
 
-def _decoder_of(stream: av.VideoStream) -> av.VideoCodecContext | None:
+def _decoder_of(stream: av.VideoStream) -> av.CodecContext | None:
     """The decoder that knows of transparency in WebM, which FFmpeg's own passes over; None where its own will do."""
     said = {key.lower(): value for key, value in stream.metadata.items()}
     if said.get("alpha_mode") != "1" or stream.codec_context.name not in TRANSPARENT:

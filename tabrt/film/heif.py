@@ -220,7 +220,8 @@ def _properties(iprp: bytes) -> dict[int, list[tuple[bytes, bytes]]]:
     boxes = dict(_boxes(iprp))
     every, ipma = list(_boxes(boxes[b"ipco"])), boxes[b"ipma"]
     wide, long = (2 if ipma[0] < 1 else 4), ipma[3] & 1
-    at, found = 8, {}
+    at = 8
+    found: dict[int, list[tuple[bytes, bytes]]] = {}
     for _ in range(_number(ipma, 4, 4)):
         item, count = _number(ipma, at, wide), _number(ipma, at + wide, 1)
         at += wide + 1

@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from typing import Any, cast
 
 import av
 import cv2
@@ -40,14 +41,12 @@ class Converter:
         deep, grey, transparent = self._kind(picture.format)
         if not deep and not transparent:
             return self._as(picture, "bgr24")
-        image = None
-        if deep:
-            image = self._deep_grey(picture) if grey else self._deep_colour(picture)
+        read = self._deep_grey if grey else self._deep_colour
         if not transparent:
-            return image
+            return read(picture)
         layered = self._as(picture, "bgra")
-        if image is not None:
-            layered = np.dstack([image, layered[:, :, 3]])
+        if deep:
+            layered = np.dstack([read(picture), layered[:, :, 3]])
         return on_paper(layered)
 
     def _kind(self, pixels: av.VideoFormat) -> tuple[bool, bool, bool]:
@@ -115,7 +114,7 @@ class _Weaver:
 
     def __init__(self, picture: av.VideoFrame):
         self._shape = picture.width, picture.height, picture.format.name
-        self._times: deque[tuple[int | None, Fraction, int]] = deque()
+        self._times: deque[tuple[int | None, Any, int]] = deque()
         self._count = 0
         graph = Graph()
         graph.threads = 1
@@ -147,7 +146,7 @@ class _Weaver:
     def _come(self) -> Iterator[av.VideoFrame]:
         while self._times:
             try:
-                picture = self._sink.pull()
+                picture = cast(av.VideoFrame, self._sink.pull())
             except (av.error.BlockingIOError, av.error.EOFError):
                 return
             picture.pts, picture.time_base, picture.duration = self._times.popleft()
@@ -167,7 +166,7 @@ def turned(picture: av.VideoFrame, codec: str) -> tuple[np.ndarray, bool]:
         return _turn(picture.rotation), False
     if data is None:
         return _turn(0), True
-    return np.frombuffer(bytes(data), np.int32).reshape(3, 3)[:2, :2] / 65536, True
+    return np.frombuffer(cast(Any, data), np.int32).reshape(3, 3)[:2, :2] / 65536, True
 
 
 def _turn(degrees: float) -> np.ndarray:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
+from typing import Any, cast
 
 import av
 import av.bitstream
@@ -80,7 +81,7 @@ def length(packet: av.Packet) -> Fraction:
     return (packet.duration or 0) * packet.time_base if packet.time_base else Fraction(0)
 
 
-def decoded(packet: av.Packet | None, decoder: av.CodecContext | None = None) -> list | None:
+def decoded(packet: av.Packet | None, decoder: Any = None) -> list | None:
     """The pictures or sounds a packet completes; None when it is damaged. decoder: one to use, not the stream's own."""
     if packet is None:
         return None
@@ -110,7 +111,7 @@ class Tracks:
             self._names[stream.index] = name = f"{kind} track {numbers[stream.type]}"
             if kind == "subtitle" and not words:
                 continue
-            add = self._add_sound if kind == "sound" else self._add_subtitles
+            add: Callable[..., None] = self._add_sound if kind == "sound" else self._add_subtitles
             add(container, stream, suffix, name)
 
     def _add_sound(
@@ -176,8 +177,8 @@ class _Forwards:
         return [packet for packet in packets if self._later(packet)]
 
     def _later(self, packet: av.Packet) -> bool:
-        runs = packet.dts is not None and packet.pts is not None and packet.pts >= packet.dts
-        time = packet.dts * packet.time_base if runs else None
+        dts, pts = packet.dts, packet.pts
+        time = None if dts is None or pts is None or pts < dts else dts * Fraction(packet.time_base or 0)
         if time is None or (self._last is not None and time <= self._last):
             self.lost += length(packet)
             return False
@@ -205,7 +206,7 @@ class Copy:
         shift = round(offset / packet.time_base)
         packet.dts = packet.pts if packet.dts is None else packet.dts
         packet.pts = packet.dts if packet.pts is None else packet.pts
-        if packet.dts is None:
+        if packet.dts is None or packet.pts is None:
             return []
         packet.dts, packet.pts = packet.dts - shift, packet.pts - shift
         packets = [packet] if self._filter is None else _filtered(self._filter, packet)
@@ -233,7 +234,7 @@ class Transcode:
         rates = av.codec.Codec(codec, "w").audio_rates or [48000]
         rate = stream.rate if stream.rate in rates else 48000
         layout, bit_rate = ("mono", 96_000) if stream.channels == 1 else ("stereo", 192_000)
-        self._encoder = container.add_stream(codec, rate=rate, layout=layout, bit_rate=bit_rate)
+        self._encoder: Any = container.add_stream(codec, rate=rate, layout=layout, bit_rate=bit_rate)
         describe(self._encoder, stream)
         self._forwards = _Forwards()
         self._damaged = Fraction(0)  # seconds
@@ -244,7 +245,7 @@ class Transcode:
 
     def packets(self, packet: av.Packet, offset: Fraction) -> list[av.Packet]:
         """What the encoder gives for the packet, `offset` seconds earlier; nothing for a damaged one."""
-        out = []
+        out: list[av.Packet] = []
         sounds = decoded(packet)
         if sounds is None:
             self._damaged += length(packet)
@@ -265,12 +266,12 @@ class Rewritten:
     lost = Fraction(0)
 
     def __init__(self, container: av.container.OutputContainer, stream: SubtitleStream, codec: str):
-        self._decoder = stream.codec_context
+        self._decoder: Any = stream.codec_context
         if self._decoder is None or self._decoder.codec.canonical_name not in WORDS:
             raise ValueError("subtitles as pictures")
         self._decoder.open(strict=False)
         header = self._decoder.subtitle_header
-        self._stream = container.add_stream(codec)
+        self._stream = cast(Any, container.add_stream(codec))
         self._stream.codec_context.subtitle_header = header
         self._stream.codec_context.time_base = Fraction(1, 1000)
         describe(self._stream, stream)

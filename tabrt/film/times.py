@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import cast
 
 import av
 
@@ -68,7 +69,7 @@ class Clock:
 
 def clock_of(container: av.container.InputContainer, network: bool, tick: Fraction) -> Clock:
     """Broadcast and network streams start anywhere on their clock; a file that starts late is a piece of another."""
-    jumps = bool(container.format.flags & av.format.Flags.ts_discont.value)
+    jumps = bool(container.format.flags & cast(int, av.format.Flags.ts_discont.value))
     start = Fraction(container.start_time or 0, av.time_base)
     anywhere = network or jumps or start >= LATE
     return Clock(round(start / tick) * tick if anywhere else Fraction(0), jumps)

@@ -7,9 +7,10 @@ import errno
 import math
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -20,6 +21,7 @@ from av.video.reformatter import VideoReformatter
 from tabrt.errors import TabrtError
 from tabrt.film.decoding import LEAST_STEP, Film, sane_rate
 from tabrt.film.opening import reason
+from tabrt.film.pictures import ITU709
 from tabrt.film.sound import Soundtrack, Tracks, describe
 
 MAX_CLOCK = 1_000_000  # ticks a second
@@ -157,11 +159,12 @@ class FilmWriter:
 
     def _copy_beside(self, until: float) -> None:
         """Hand on the sound that starts before `until` seconds, so that it lies beside its pictures in the file."""
-        if self._tracks is not None:
+        if self._tracks is not None and self._soundtrack is not None:
             for packet in self._soundtrack.take(until):
                 self._mux(self._tracks.packets(packet, self._offset))
 
-    def _mux(self, packets) -> None:
+    def _mux(self, packets: Iterable[av.Packet]) -> None:
+        assert self._container is not None
         for packet in packets:
             self._container.mux_one(packet)
 
@@ -209,10 +212,11 @@ class _Picture:
         known = _encoder(codec)
         options = {"crf": str(crf)} | _ENCODER_OPTIONS.get(codec, {})
         try:
-            self._stream = stream = container.add_stream(codec, rate=rate, options=options)
+            stream: Any = container.add_stream(codec, rate=rate, options=options)
         except ValueError:
             suffix = container.format.name
             raise TabrtError(f"a {suffix} film cannot hold {codec}; leave --codec out, or write an .mkv") from None
+        self._stream = stream
         formats = [each.name for each in known.video_formats or ()]
         stream.pix_fmt = "yuv420p" if "yuv420p" in formats or not formats else formats[0]
         stream.width, stream.height = (side + side % 2 for side in size)
@@ -230,7 +234,7 @@ class _Picture:
         if width % 2 or height % 2:
             image = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="bgr24")
-        picture = self._reformatter.reformat(picture, format=self._stream.pix_fmt, dst_colorspace="ITU709", threads=1)
+        picture = self._reformatter.reformat(picture, format=self._stream.pix_fmt, dst_colorspace=ITU709, threads=1)
         picture.pts, picture.time_base = ticks, self._clock
         return self._stream.encode(picture)
 
@@ -243,9 +247,10 @@ class _Picture:
         return packets
 
 
-def _chapters(film: Film) -> list[dict]:
+def _chapters(film: Film) -> list[Any]:
     """The film's chapters as far as they lie in the part that is read, from 0 on."""
-    part, chapters = film.part, []
+    part = film.part
+    chapters: list[Any] = []
     for start, end, said in film.chapters():
         start, end = max(start, part.start, 0.0), min(end, part.end)
         if end > start:
