@@ -187,7 +187,7 @@ def _compress(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.5:
         noise = np.empty(pixels.shape, np.int16)
         cv2.setRNGSeed(int(rng.integers(1 << 30)))
-        cv2.randn(noise, (0, 0, 0), (float(rng.uniform(2, 16)),) * 3)
+        cv2.randn(noise, np.zeros(3), np.full(3, rng.uniform(2, 16)))
         pixels = cv2.add(pixels, noise, dtype=cv2.CV_8U)
     if rng.random() < 0.6:
         pixels = effects.jpeg(pixels, int(rng.integers(15, 80)))

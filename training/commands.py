@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
@@ -18,7 +18,17 @@ from training.perturb import PERTURBATIONS
 from training.recipes import RECIPES, changed, recipe_named
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
-Dataset = Literal[("shared", *SHARED_DATASETS, *DATASETS)]
+if TYPE_CHECKING:  # a checker knows no choices that are made from data
+    Dataset: TypeAlias = str
+    RecipeName: TypeAlias = str
+    Scheme: TypeAlias = str
+    Width: TypeAlias = str
+    Stem: TypeAlias = str
+    Features: TypeAlias = str
+else:
+    Dataset = Literal[("shared", *SHARED_DATASETS, *DATASETS)]
+    RecipeName, Scheme, Width = (Literal[tuple(names)] for names in (RECIPES, TOPOLOGIES, WIDTHS))
+    Stem, Features = Literal[STEMS], Literal[FEATURES]
 CacheOption = Annotated[Path, typer.Option(help="Folder for decoded pictures of zips.")]
 CACHE = Path(".cache/faces")
 
@@ -34,12 +44,12 @@ def train(
         str, typer.Option(help=f"NAME:FOLDER[@WEIGHT],… of: shared, {', '.join(DATASETS)}.")
     ] = "shared:../shared/faces",
     out: Annotated[Path, typer.Option(help="Folder of the run; one that has a state is resumed.")] = Path("runs/new"),
-    recipe: Annotated[Literal[tuple(RECIPES)], typer.Option(help="How to train.")] = "shipped",
-    topology: Annotated[Literal[tuple(TOPOLOGIES)], typer.Option(help="Landmark scheme.")] = "wflw98",
+    recipe: Annotated[RecipeName, typer.Option(help="How to train.")] = "shipped",
+    topology: Annotated[Scheme, typer.Option(help="Landmark scheme.")] = "wflw98",
     hourglasses: Annotated[int, typer.Option(min=1, max=8)] = 1,
-    width: Annotated[Literal[tuple(WIDTHS)] | None, typer.Option(help="The recipe's own where not given.")] = None,
-    stem: Annotated[Literal[STEMS] | None, typer.Option(help="Layers up to 64×64 (Table 8).")] = None,
-    features: Annotated[Literal[FEATURES], typer.Option(help="Scales of the features (Table 9).")] = "multi",
+    width: Annotated[Width | None, typer.Option(help="The recipe's own where not given.")] = None,
+    stem: Annotated[Stem | None, typer.Option(help="Layers up to 64×64 (Table 8).")] = None,
+    features: Annotated[Features, typer.Option(help="Scales of the features (Table 9).")] = "multi",
     fusion: Annotated[int, typer.Option(min=0, max=3, help="Levels of features fused (Table 10).")] = 2,
     channels: Annotated[int | None, typer.Option(help="Width of the hourglasses.")] = None,
     balt_channels: Annotated[int | None, typer.Option(help="Width of the landmark transform.")] = None,

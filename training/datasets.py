@@ -257,7 +257,8 @@ def aflw(root: Path, part: str) -> FaceSet:
     of = order[:_AFLW_TRAINING] if part == "train" else order[_AFLW_TRAINING:]
     left, right, top, bottom = np.asarray(boxes, np.float64)[of].T
     points = np.asarray(data, np.float32)[of].reshape(-1, 2, 19).transpose(0, 2, 1)
-    subsets = {"frontal": np.asarray(visible)[of].all(axis=1)} if part == "test" else {}
+    facing = np.asarray(np.asarray(visible)[of].all(axis=1))
+    subsets = {"frontal": facing} if part == "test" else {}
     return FaceSet(
         "aflw", AFLW19, names[of], points, _files(images, names[of].tolist(), path),
         boxes=np.stack([left, top, right, bottom], axis=1), scales=np.sqrt((right - left) * (bottom - top)),
@@ -302,7 +303,8 @@ def _csv(name: str, topology: Topology, path: Path, images: Path, sized: bool = 
     """HRNet's lists: picture, scale (box side / 200), [box size,] centre, points. Returns its lines too."""
     extra = 4 if sized else 3
     expected = 1 + extra + 2 * topology.points
-    rows, names, lines = [], [], []
+    rows: list[np.ndarray] = []
+    names, lines = [], []
     for where, words in _lines(path, ","):
         if not rows and words[0].lower() == "image_name":
             continue

@@ -22,7 +22,7 @@ def hard_light(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _hue(rng: np.random.Generator, saturation: float) -> np.ndarray:
     """A colour (3,) 0…1, its largest part 1."""
-    colour = cv2.cvtColor(np.float32([[[rng.uniform(0, 360), saturation, 1]]]), cv2.COLOR_HSV2RGB)[0, 0]
+    colour = cv2.cvtColor(np.array([[[rng.uniform(0, 360), saturation, 1]]], np.float32), cv2.COLOR_HSV2RGB)[0, 0]
     return colour.astype(np.float64)
 
 
@@ -70,9 +70,9 @@ def noisy(pixels: np.ndarray, rng: np.random.Generator, strength: float | None =
     """Noise of 12 to 40 grey levels, or of `strength`: as fine as the pixels or coarser, coloured or grey."""
     strength = rng.uniform(12, 40) if strength is None else strength
     side = CROP_SIZE // int(rng.choice((1, 1, 2, 3)))
-    noise = np.empty((side, side, 3 if rng.random() < 0.7 else 1), np.int16)
+    noise: np.ndarray = np.empty((side, side, 3 if rng.random() < 0.7 else 1), np.int16)
     cv2.setRNGSeed(int(rng.integers(1 << 30)))
-    cv2.randn(noise, (0,) * 4, (float(strength),) * 4)
+    cv2.randn(noise, np.zeros(4), np.full(4, float(strength)))
     noise = cv2.resize(noise, _SIZE, interpolation=cv2.INTER_LINEAR)
     return cv2.add(pixels, noise if noise.ndim == 3 else cv2.merge([noise] * 3), dtype=cv2.CV_8U)
 
@@ -89,17 +89,17 @@ def far_away(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
     _, coded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return cv2.imdecode(coded, cv2.IMREAD_COLOR)
+    return np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR))
 
 
 def moving(pixels: np.ndarray, rng: np.random.Generator, length: int | None = None) -> np.ndarray:
     """Blurred along a line of 8 to 26 px, or of `length`."""
     length = int(rng.integers(8, 27)) if length is None else length
-    kernel = np.zeros((length, length), np.float32)
+    kernel: np.ndarray = np.zeros((length, length), np.float32)
     kernel[length // 2] = 1 / length
     turn = cv2.getRotationMatrix2D(((length - 1) / 2,) * 2, rng.uniform(0, 180), 1)
     kernel = cv2.warpAffine(kernel, turn, (length, length))
-    return cv2.filter2D(pixels, -1, kernel / max(float(kernel.sum()), 1e-6))
+    return cv2.filter2D(pixels, -1, np.asarray(kernel / max(float(kernel.sum()), 1e-6)))
 
 
 # What covers it
@@ -141,7 +141,7 @@ def stranger(pixels: np.ndarray, other: np.ndarray, rng: np.random.Generator) ->
         (other.shape[1] / 2, other.shape[0] / 2), rng.uniform(-60, 60), rng.uniform(0.5, 1.3)
     )
     shift = rng.uniform(-110, 110, 2)
-    turn[:, 2] += CROP_SIZE / 2 - np.array(other.shape[1::-1]) / 2 + shift
+    turn[:, 2] = turn[:, 2] + CROP_SIZE / 2 - np.array(other.shape[1::-1]) / 2 + shift
     moved = cv2.warpAffine(other, turn, _SIZE)[..., ::-1]
     mask = np.zeros(_SIZE, np.uint8)
     axes = rng.uniform(35, 75, 2)
