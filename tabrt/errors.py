@@ -18,8 +18,8 @@ class EngineUnavailable(TabrtError):
 
 
 def first_line(problem: BaseException) -> str:
-    """What a problem says in its first line, at most 200 characters; its type where it says nothing."""
-    lines = str(problem).strip().splitlines()
+    """What a problem, or the system behind it, says in its first line, at most 200 characters; else its type."""
+    lines = (getattr(problem, "strerror", None) or str(problem)).strip().splitlines()
     return lines[0][:200] if lines else type(problem).__name__
 
 

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tabrt.errors import TabrtError
+from tabrt.errors import TabrtError, first_line
 
 MAX_MODEL_BYTES = 512 * 2**20
 MODEL_FOLDER = Path(__file__).parent / "models"  # of what is shipped
@@ -65,8 +65,8 @@ def check_outputs(inputs: Sequence[str | Path], *outputs: str | Path | None, ove
         try:
             _check_writable(path)
         except (OSError, ValueError) as problem:  # such as a name that is too long
-            reason = getattr(problem, "strerror", None) or str(problem)
-            raise TabrtError(f"{printable(path)} cannot be written ({reason}); choose another name") from None
+            why = first_line(problem)
+            raise TabrtError(f"{printable(path)} cannot be written ({why}); choose another name") from None
         if _identity(path) in taken:
             raise TabrtError(f"{path} is read or written already; choose another name for the output")
         if not overwrite and os.path.isfile(path) and os.path.getsize(path):

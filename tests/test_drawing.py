@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
 from tabrt.drawing import Drawing
 from tabrt.faces import Frame, Scene
-from tabrt.sinks import MadeLate, Sink
+from tabrt.film.reading import open_film
+from tabrt.film.writing import FilmWriter
+from tabrt.live import LiveCamera, Run, Snapshots, Wish
+from tabrt.sinks import FilmSink, MadeLate, PictureSink, Sink
 
 
-def grey(value: int = 90) -> Scene:
-    return Scene(Frame(np.full((6, 8, 3), value, np.uint8), 7, 0.5))
+def grey(value: int = 90, size: tuple[int, int] = (6, 8)) -> Scene:
+    return Scene(Frame(np.full((*size, 3), value, np.uint8), 7, 0.5))
 
 
 def test_a_picture_is_drawn_once_when_it_is_looked_at_and_in_the_order_of_its_layers():
@@ -54,6 +58,35 @@ def test_where_faces_are_hidden_no_sink_has_a_way_to_the_raw_frame():
     assert (scene.picture[2:4] == 0).all() and (scene.picture[0] == 255).all()
     assert (scene.frame.index, scene.frame.time) == (7, 0.5)
     assert (raw.frame.image == 90).all()
+
+
+def test_film_page_snapshot_and_picture_show_the_same_and_it_is_drawn_once(tmp_path):
+    page = pytest.importorskip("tabrt.live.page", reason="needs the extra: pip install '.[serve]'")
+    drawn: list[int] = []
+
+    def white(image, scene):
+        drawn.append(scene.frame.index)
+        image[4:12, 4:28] = 255
+
+    scene = Drawing((white,), hide=lambda image, _scene: image.__setitem__(slice(16, 24), 0))(grey(size=(32, 32)))
+    run = Run(LiveCamera(lambda: None))
+    run.ask(Wish("snapshot"))
+    with (
+        PictureSink({7: tmp_path / "picture.png"}) as pictures,
+        FilmSink(FilmWriter(tmp_path / "film.mkv", 32, 32, 25, codec="ffv1")) as film,
+        Snapshots(run, tmp_path) as snapshots,
+    ):
+        for sink in (pictures, film, snapshots):
+            sink(scene)
+    message = page.message(scene, run.status)
+    jpeg = np.frombuffer(message[4 + int.from_bytes(message[:4]) :], np.uint8)
+    shown = [cv2.imread(str(path)) for path in (tmp_path / "picture.png", next(tmp_path.glob("tabrt-*.png")))]
+    with open_film(tmp_path / "film.mkv") as written:
+        shown += [next(iter(written)).image, cv2.imdecode(jpeg, cv2.IMREAD_COLOR)]
+    assert drawn == [7]
+    for picture in shown:
+        assert np.abs(picture.astype(int) - scene.picture).max() < 25  # JPEG
+        assert picture[18:22].max() < 25 and picture[6:10, 8:24].min() > 230
 
 
 def test_a_sink_is_closed_by_its_with_block_even_when_a_scene_fails():

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from tabrt.ahead import ahead
-from tabrt.errors import TabrtError
+from tabrt.errors import TabrtError, first_line
 from tabrt.faces import Frame
 from tabrt.film.pictures import fit
 from tabrt.film.sound import Soundtrack
@@ -239,7 +239,7 @@ class _Reader:
         except TabrtError as problem:
             raise _Ended(str(problem)) from None
         except Exception as problem:  # whatever a driver throws, it is a reason to open it anew
-            raise _Ended(f"{type(problem).__name__}: {problem}".splitlines()[0][:200]) from None
+            raise _Ended(f"{type(problem).__name__}: {first_line(problem)}") from None
 
     def abandon(self, patience: float = 0.0) -> None:
         self._newest.close(patience)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from tabrt.errors import TabrtError
+from tabrt.errors import TabrtError, first_line
 from tabrt.live.status import State, Status
 
 
@@ -35,8 +35,9 @@ class MetricsServer:
         try:
             self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         except (OSError, OverflowError) as problem:
-            reason = getattr(problem, "strerror", None) or str(problem)
-            raise TabrtError(f"port {port} cannot be used ({reason}); choose another --metrics-port") from None
+            raise TabrtError(
+                f"port {port} cannot be used ({first_line(problem)}); choose another --metrics-port"
+            ) from None
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.1,), name="tabrt-metrics", daemon=True).start()
 

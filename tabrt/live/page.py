@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 
 from tabrt.drawing import PALETTE
-from tabrt.errors import TabrtError, install_extra
+from tabrt.errors import TabrtError, first_line, install_extra
 from tabrt.faces import Face, Scene
 from tabrt.live.run import Run, Wish
 from tabrt.live.status import Status
@@ -156,8 +156,9 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as problem:
-        reason = getattr(problem, "strerror", None) or str(problem)
-        raise TabrtError(f"{host}:{port} cannot be served ({reason}); choose another --serve port or --host") from None
+        raise TabrtError(
+            f"{host}:{port} cannot be served ({first_line(problem)}); choose another --serve port or --host"
+        ) from None
 
 
 def message(scene: Scene | None, status: Status) -> bytes:

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from av.error import FFmpegError
 
-from tabrt.errors import TabrtError
+from tabrt.errors import TabrtError, first_line
 from tabrt.faces import Frame
 from tabrt.files import without_password
 from tabrt.film.opening import picture_stream, pixel_aspect_of
@@ -354,7 +354,4 @@ class StreamCapture:
 
 
 def _reason(problem: Exception) -> str:
-    if isinstance(problem, av.error.ExitError):  # how a timeout shows
-        return "nothing came in time"
-    text = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
-    return text.splitlines()[0][:200]
+    return "nothing came in time" if isinstance(problem, av.error.ExitError) else first_line(problem)  # a timeout

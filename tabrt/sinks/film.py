@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -34,7 +34,7 @@ class FilmSink(Sink):
 class PictureSink(Sink):
     """Writes the picture of the scene with index i to the i-th path, in the format of its suffix."""
 
-    def __init__(self, targets: Sequence[Path]):
+    def __init__(self, targets: Sequence[Path] | Mapping[int, Path]):
         self._targets = targets
 
     def __call__(self, scene: Scene) -> None:

@@ -135,8 +135,7 @@ def _csv_frames(path: Path) -> Iterator[dict[str, Any]]:
         with path.open(newline="", encoding="utf-8") as file:
             yield from _rows_as_lines(path, csv.reader(_whole_lines(file)))
     except (OSError, UnicodeDecodeError, csv.Error) as problem:
-        why = getattr(problem, "strerror", None) or first_line(problem)
-        raise TabrtError(f"cannot read {path} ({why}); name a .csv that tabrt wrote") from None
+        raise TabrtError(f"cannot read {path} ({first_line(problem)}); name a .csv that tabrt wrote") from None
 
 
 def _whole_lines(lines: Iterable[str]) -> Iterator[str]:

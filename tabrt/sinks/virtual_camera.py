@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from tabrt.errors import TabrtError
+from tabrt.errors import TabrtError, first_line
 from tabrt.faces import Scene
 from tabrt.sinks.sink import Sink
 
@@ -22,8 +22,9 @@ class VirtualCamera(Sink):
         try:
             self._camera = pyvirtualcam.Camera(width, height, rate, fmt=pyvirtualcam.PixelFormat.BGR)
         except RuntimeError as problem:
-            reason = str(problem).splitlines()[0][:120]
-            raise TabrtError(f"no virtual camera ({reason}); on Linux: sudo modprobe v4l2loopback") from None
+            raise TabrtError(
+                f"no virtual camera ({first_line(problem)}); on Linux: sudo modprobe v4l2loopback"
+            ) from None
         log.info("virtual camera: %s", self._camera.device)
 
     def __call__(self, scene: Scene) -> None:
