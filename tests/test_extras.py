@@ -122,7 +122,7 @@ def test_an_extra_brings_what_its_code_imports(extra: str):
 
 
 def test_every_extra_is_looked_at():
-    assert {*ENTRIES, "dev", "style"} == {"", *PROJECT["optional-dependencies"]}
+    assert {*ENTRIES, "dev", "style", "docs"} == {"", *PROJECT["optional-dependencies"]}
 
 
 def test_the_test_sees_an_import_that_nothing_brings():

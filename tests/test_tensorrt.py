@@ -515,8 +515,7 @@ class Talking:
         logging.getLogger("torch_tensorrt").warning("Unable to import quantization op. Please install modelopt")
         logging.getLogger("py.warnings").warning("FutureWarning")
         if self._says:
-            logging.getLogger("torch_tensorrt [TensorRT]").propagate = True
-            logging.getLogger("torch_tensorrt.dynamo").error(self._says)
+            logging.getLogger("torch_tensorrt [TensorRT Conversion Context]").error(self._says)
         if self._raises:
             raise self._raises
         module = torch.nn.Module()

@@ -22,13 +22,15 @@ pytest.importorskip("onnx", reason="needs the extra `export`")
 import tensorrt_rtx
 
 from tabrt.card import ModelCard
-from tabrt.engines.tensorrt import compile_settings, exported_program, profile
+from tabrt.engines.tensorrt.building import compile_settings, compiled, exported_program, profile
 from tabrt.exporting.graph import to_onnx, write_card
 from tabrt.exporting.half import half_but
 from tabrt.network import Tab, TabConfig
+from tabrt.network.folding import folded
+from tabrt.variants import WIDTHS
 
-CAPABILITIES = ("SM75", "SM80", "SM86", "SM89", "SM120")
-VARIANTS = [(width, hourglasses) for width in ("lite", "full") for hourglasses in (1, 2)]
+CAPABILITIES = ("SM86", "SM89", "SM120")  # the cards that TensorRT-RTX serves: RTX 30, 40, 50
+VARIANTS = [(width, hourglasses) for width in WIDTHS for hourglasses in (1, 2)]
 
 
 def _network(width: str, hourglasses: int) -> Tab:
@@ -59,7 +61,8 @@ def test_engines_build_from_our_onnx(width: str, hourglasses: int, capsys: pytes
     single = to_onnx(_network(width, hourglasses))
     write_card(single, ModelCard(name="build", hourglasses=hourglasses, width=width))
     sizes = {}
-    for precision, model in (("fp32", single), ("fp16", half_but(single, ()))):
+    plain = to_onnx(folded(_network(width, hourglasses)))
+    for precision, model in (("fp32", single), ("fp16", half_but(plain, ()))):
         for capability in CAPABILITIES:
             start = time.perf_counter()
             size = sizes[precision] = _build(model.SerializeToString(), capability)
@@ -86,6 +89,16 @@ def torch_tensorrt():
     except (ImportError, OSError, AttributeError) as problem:
         patch.undo()
         pytest.skip(f"Torch-TensorRT does not load here: {problem}")
+    from torch_tensorrt.dynamo.runtime import _TRTEngine
+
+    # What was built cannot be opened without the card: its bytes are kept as they are.
+    opened = types.SimpleNamespace
+    patch.setattr(
+        tensorrt_rtx,
+        "Runtime",
+        lambda logger: opened(deserialize_cuda_engine=lambda plan: opened(serialize=lambda: bytes(plan))),
+    )
+    patch.setattr(_TRTEngine.TRTEngine, "_setup_engine", lambda engine: None)
     yield torch_tensorrt
     patch.undo()
 
@@ -110,3 +123,19 @@ def test_everything_runs_in_one_engine(
         print(f"\n{width} {hourglasses} {precision}: {total} operators, in TensorRT engines {engines}", end="")
     assert supported == total
     assert engines == [total]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize(("width", "hourglasses"), VARIANTS)
+def test_the_compiler_gives_one_engine_of_tensorrts_own_bytes(
+    torch_tensorrt, tmp_path: Path, width: str, hourglasses: int, precision: str, capsys: pytest.CaptureFixture
+):
+    """What `--engine tensorrt` does, but for the running: the same function, the real compiler and builder."""
+    network = _network(width, hourglasses)
+    start = time.perf_counter()
+    plan = compiled(torch_tensorrt, network, precision, (), tmp_path / "timing.bin", device="cpu")
+    weights = sum(value.numel() for value in network.parameters()) * (4 if precision == "fp32" else 2)
+    with capsys.disabled():
+        took = time.perf_counter() - start
+        print(f"\n{width} {hourglasses} {precision} compiled: {len(plan) / 1e6:.1f} MB in {took:.1f} s", end="")
+    assert 0.9 * weights < len(plan) < 2.5 * weights

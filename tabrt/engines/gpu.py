@@ -130,7 +130,17 @@ def conflicts() -> list[str]:
         found.append(
             "onnxruntime and onnxruntime-gpu own the same module: pip uninstall both, then install the one you want"
         )
+    if CUDA_PROVIDER.version and _release(CUDA_PROVIDER.version) >= (1, 29):
+        version = CUDA_PROVIDER.version
+        found.append(
+            f"onnxruntime-gpu {version} reports usage to its maker: install 1.28, or set ORT_DISABLE_TELEMETRY=1"
+        )
     return found
+
+
+def _release(version: str) -> tuple[int, int]:
+    major, minor = version.split(".")[:2]
+    return int(major), int(minor)
 
 
 def _installed(distribution: str) -> bool:

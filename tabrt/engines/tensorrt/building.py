@@ -22,7 +22,9 @@ from tabrt.network.deployed import Deployed
 from tabrt.network.folding import folded
 from tabrt.network.tab import Tab
 
-CHATTY = ("torch_tensorrt", "torch.export", "py.warnings")  # loggers
+# Loggers: Torch-TensorRT's own and the one that TensorRT speaks through, and others that it makes talk.
+SPEAKING = ("torch_tensorrt", "torch_tensorrt [TensorRT Conversion Context]")
+CHATTY = (*SPEAKING, "torch.export", "py.warnings")
 
 
 class Refused(EngineUnavailable):
@@ -114,10 +116,10 @@ def quiet(said: list[str]) -> Iterator[None]:
     """Without Torch-TensorRT's talk of packages that nobody needs; what it calls an error is added to `said`."""
     listener = _Listener(said)
     levels = {name: logging.getLogger(name).level for name in CHATTY}
-    library = logging.getLogger("torch_tensorrt")
-    talks = library.propagate
-    library.addHandler(listener)
-    library.propagate = False
+    speaking = [logging.getLogger(name) for name in SPEAKING]
+    for logger in speaking:
+        logger.addHandler(listener)
+        logger.propagate = False
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -125,8 +127,9 @@ def quiet(said: list[str]) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        library.removeHandler(listener)
-        library.propagate = talks
+        for logger in speaking:
+            logger.removeHandler(listener)
+            logger.propagate = True
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
 

@@ -67,9 +67,7 @@ class GpuProgram:
         self._graphs: list[Any] = []
         self.launches: dict[int, Callable[[], None]] = {}
         with torch.inference_mode():
-            for (
-                size
-            ) in BATCH_SIZES:  # once without a graph: what is chosen or allocated at a first run cannot be captured
+            for size in BATCH_SIZES:  # without a graph: what a first run chooses or allocates cannot be captured
                 with cuda.stream(self.stream):
                     self._enqueue(size)
                 self.stream.synchronize()
@@ -77,7 +75,8 @@ class GpuProgram:
                 captured = graphs and kernels is None
                 self.launches[size] = self._captured(size) if captured else partial(self._enqueue, size)
         if kernels is not None:
-            kernels.write(bytes(self._kernel_cache.serialize()))
+            kernel_cache: Any = self._kernel_cache
+            kernels.write(bytes(kernel_cache.serialize()))
 
     def __call__(self, crops: np.ndarray, outputs: tuple[str, ...]) -> tuple[np.ndarray, ...]:
         count = len(crops)
