@@ -17,6 +17,7 @@ from av.video.reformatter import VideoReformatter
 from tabrt.film.colours import LINEAR, Range, ToneMap, is_hdr, on_paper, srgb
 
 ITU709, UNSAID = 1, 2  # colour spaces: of swscale, and none said (ITU-T H.273)
+LARGE = 640 * 480  # px: above it, several threads are worth their waking
 HD = 720  # px: pictures of this height that say nothing of their colours are in BT.709, as players take them
 EVEN_LIGHT = 255 * srgb(np.arange(4096) / 4095)  # of linear light in 12 bits
 
@@ -62,7 +63,8 @@ class Converter:
 
     def _as(self, picture: av.VideoFrame, pixels: str) -> np.ndarray:
         matrix = ITU709 if picture.colorspace == UNSAID and picture.height >= HD else None
-        return self._reformatter.reformat(picture, format=pixels, src_colorspace=matrix, threads=1).to_ndarray()
+        threads = 0 if picture.width * picture.height > LARGE else 1  # 0: as many as there are cores
+        return self._reformatter.reformat(picture, format=pixels, src_colorspace=matrix, threads=threads).to_ndarray()
 
     def _tone_mapped(self, picture: av.VideoFrame) -> np.ndarray:
         if self._tone_map is None or not self._tone_map.fits(picture):

@@ -234,7 +234,7 @@ class _Picture:
         if width % 2 or height % 2:
             image = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="bgr24")
-        picture = self._reformatter.reformat(picture, format=self._stream.pix_fmt, dst_colorspace=ITU709, threads=1)
+        picture = self._reformatter.reformat(picture, format=self._stream.pix_fmt, dst_colorspace=ITU709)
         picture.pts, picture.time_base = ticks, self._clock
         return self._stream.encode(picture)
 
