@@ -123,6 +123,17 @@ def test_the_site_is_built_without_a_warning_and_fetches_nothing(tmp_path: Path)
     assert "Tracker" in (tmp_path / "reference.html").read_text()
 
 
+def test_the_container_is_given_the_files_that_it_copies():
+    lines = (ROOT / "Dockerfile").read_text("utf-8").splitlines()
+    given = [line[1:] for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if line.startswith("!")]
+    copied = [
+        word for line in lines if line.startswith("COPY ") and "--from" not in line for word in line.split()[1:-1]
+    ]
+    assert copied
+    for name in copied:
+        assert (ROOT / name).exists() and name in given, name
+
+
 def _module(path: Path):
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)

@@ -48,6 +48,8 @@ def _packages() -> Iterator[str]:
     yield "Packages"
     for name in PACKAGES:
         version = _version(name)
+        if version is None and (bare := _version(f"{name}-headless")):
+            version = f"{bare}, headless: no windows"
         missing = "MISSING: pip install tabrt" if name in RUNTIME else "not installed (optional)"
         yield f"  {name:<22} {version or missing}"
     if _version("opencv-python") or _version("opencv-python-headless"):
