@@ -187,7 +187,7 @@ def bench(options: NetworkOptions) -> None:
     """Measure how fast the network runs here."""
     from tabrt.commands.bench import bench as work
 
-    for line in work(options.model_name, options.engine, options.threads):
+    for line in work(options.model_name, options.engine, options.threads, options.device):
         print(line, flush=True)
 
 

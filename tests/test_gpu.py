@@ -674,3 +674,33 @@ def test_each_batch_size_names_its_graph(provider: on_gpu.Provider, monkeypatch:
     monkeypatch.setattr(on_gpu._Batch, "run", noted)
     on_gpu.GpuEngine(MODELS["tab1-lite"], provider)
     assert asked == [dict.fromkeys(on_gpu.GRAPH_KEYS, size) for size in "1" * on_gpu.CAPTURES + "2" * on_gpu.CAPTURES]
+
+
+# The tracker
+
+
+def test_the_tracker_takes_points_that_were_read_on_the_gpu(monkeypatch: pytest.MonkeyPatch):
+    """And looks at no map."""
+    from tabrt import Frame, Tracker
+    from tabrt.engines.engine import FakeEngine
+    from tabrt.geometry import Box
+
+    where = np.stack(np.meshgrid(np.linspace(40, 216, 14), np.linspace(40, 216, 7)), axis=-1).reshape(98, 2)
+
+    class Reading(FakeEngine):
+        def read(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            confidence = np.full((len(crops), 98), 0.75, np.float32)
+            return np.repeat(where[None].astype(np.float32), len(crops), axis=0), confidence
+
+        def __call__(self, crops: np.ndarray) -> np.ndarray:
+            raise AssertionError("maps were asked for")
+
+        def both(self, crops: np.ndarray):
+            raise AssertionError("maps were asked for")
+
+    def detector(image, most, thorough=False):
+        return [Box(200, 100, 400, 300, 0.9)]
+
+    tracker = Tracker(engine=Reading(where), detector=detector)
+    scene = tracker(Frame(np.zeros((480, 640, 3), np.uint8), 0, 0.0))
+    assert [face.confidence.max() for face in scene.faces] == [0.75]

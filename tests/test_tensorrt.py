@@ -413,9 +413,9 @@ def test_batches_are_shared_out_evenly_and_filled_up_to_few_sizes(checkpoint: Pa
 
 def test_points_are_read_without_their_maps(checkpoint: Path, cache: Path):
     engine = open_engine(checkpoint, StandIn(), cache)
-    points, confidence = engine.points(face_crops(3))
+    points, confidence = engine.read(face_crops(3))
     assert (points.shape, confidence.shape) == ((3, 98, 2), (3, 98))
-    assert [part.shape for part in engine.points(face_crops(3)[:0])] == [(0, 98, 2), (0, 98)]
+    assert [part.shape for part in engine.read(face_crops(3)[:0])] == [(0, 98, 2), (0, 98)]
 
 
 def test_the_profile_covers_every_batch():

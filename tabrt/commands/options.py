@@ -25,6 +25,7 @@ else:
 DEFAULT_SMOOTHING = 0.7  # that of tabrt.tracking.smoothing, which would be slow to import
 
 EngineName = Literal["auto", "onnxruntime", "openvino", "tensorrt", "torch"]
+DeviceName = Literal["auto", "cpu", "gpu"]
 DetectorName = Literal["onnxruntime", "mediapipe"]
 What = Literal["points", "boundaries"]
 
@@ -39,6 +40,9 @@ class NetworkOptions:
     hourglasses: Annotated[int | None, typer.Option(min=1, max=8, help="Choose the model by its hourglasses.")] = None
     width: Annotated[Width | None, typer.Option(help="Choose the model by its width.")] = None
     engine: Annotated[EngineName, typer.Option(help="What runs the network.")] = "auto"
+    device: Annotated[DeviceName, typer.Option(help="Where it runs: auto takes an NVIDIA GPU that can be used.")] = (
+        "auto"
+    )
     threads: Annotated[
         int | None, typer.Option(min=1, max=256, help="CPU threads of the network.", show_default="all")
     ] = None
@@ -81,7 +85,8 @@ class TrackingOptions(NetworkOptions):
         from tabrt.tracking.tracker import Tracker
 
         return Tracker(
-            self.model_name, self.engine, self.faces, self.smoothing, self.threads, boundaries, self.detector
+            *(self.model_name, self.engine, self.faces, self.smoothing, self.threads, boundaries, self.detector),
+            device=self.device,
         )
 
 

@@ -35,7 +35,11 @@ log = logging.getLogger("tabrt")
 
 
 class Engine(Protocol):
-    """Runs one model. Crops are uint8 (N, 256, 256, 3) RGB, any N from 0; maps are float32."""
+    """Runs one model. Crops are uint8 (N, 256, 256, 3) RGB, any N from 0; maps are float32.
+
+    One that reads its maps where they lie, on a GPU, also has `read(crops)`: points (N, L, 2) in crop px and
+    confidences (N, L), as `tabrt.heatmaps.decode` gives them.
+    """
 
     card: ModelCard
     name: str

@@ -108,9 +108,9 @@ class Tracker:
     """Follows faces through frames: `tracker(frame) -> Scene`, or `tracker.track(source)`.
 
     model: a name of tabrt.engines.engine.MODELS or a file. engine: a name of ENGINES, "auto", or one that is
-    loaded. faces: most faces to follow at once. smoothing: 0 (off) … 1. threads: of the engine. boundaries: give each
-    face its boundary heatmaps. detector: what finds faces: a name of RUNTIMES, or one that is loaded. fov: degrees that
-    the camera sees horizontally, or its calibration; guessed for the heads' distance where not given. A context
+    loaded. faces: most faces to follow at once. smoothing: 0 (off) … 1. threads, device: the engine's. boundaries: give
+    each face its boundary heatmaps. detector: what finds faces: a name of RUNTIMES, or one that is loaded. fov: degrees
+    that the camera sees horizontally, or its calibration; guessed for the heads' distance where not given. A context
     manager: it closes what it loaded, and nothing that it was lent. Raises TabrtError.
 
     One tracker is for one film or camera. Calls from several threads wait for each other. Made before a fork, it works
@@ -127,13 +127,14 @@ class Tracker:
         boundaries: bool = False,
         detector: str | Detector = "onnxruntime",
         fov: float | Calibration | None = None,
+        device: str = "auto",
     ):
         if not isinstance(faces, int) or faces < 1:
             raise TabrtError(f"faces is {faces!r}; it must be a whole number from 1")
         if not 0 <= smoothing <= 1:
             raise TabrtError(f"smoothing is {smoothing!r}; it must be a number 0…1")
         self._owned: list[Engine | Detector] = []
-        self.engine = self._own(load_engine(model, engine, threads)) if isinstance(engine, str) else engine
+        self.engine = self._own(load_engine(model, engine, threads, device)) if isinstance(engine, str) else engine
         self.topology = topology_named(self.engine.card.topology)
         self._faces = faces
         self._smoothing = smoothing
@@ -374,10 +375,16 @@ class Tracker:
             for crop, cut in zip(crops, cuts, strict=True):
                 crop.cut(image, cut)
         with self._stage("network"):
-            maps, boundaries = self.engine.both(cuts) if self._boundaries else (self.engine(cuts), None)
+            read = None if self._boundaries else getattr(self.engine, "read", None)
+            if read is not None:  # the maps stay on the GPU
+                points, confidence = read(cuts)
+                boundaries = None
+            else:
+                maps, boundaries = self.engine.both(cuts) if self._boundaries else (self.engine(cuts), None)
         with self._stage("maps"):
-            card = self.engine.card
-            points, confidence = decode(maps, card.decoding, card.offset)
+            if read is None:
+                card = self.engine.card
+                points, confidence = decode(maps, card.decoding, card.offset)
             return [
                 _Look(crop, crop.to_frame(points[i]), confidence[i], None if boundaries is None else boundaries[i])
                 for i, crop in enumerate(crops)

@@ -104,7 +104,7 @@ class TensorRTEngine:
         landmarks, boundaries = in_batches(lambda batch: self._run(batch, "landmarks", "boundaries"), crops, self.card)
         return landmarks, boundaries
 
-    def points(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Points (N, L, 2) in crop px and confidences (N, L), read on the GPU: the maps stay there."""
         check_crops(crops)
         if len(crops) == 0:
