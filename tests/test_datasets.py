@@ -13,7 +13,7 @@ from synthetic_faces import real_faces
 
 from tabrt.errors import TabrtError
 from training.datasets import DATASETS, load_dataset, read_pts
-from training.sets import SHARED_SETS, held_out, load_zip, photo_of, shared_faces, shared_validation
+from training.sets import SHARED_SETS, held_out, held_out_of_few, load_zip, photo_of, shared_faces, shared_validation
 from training.weaknesses import shared_trials
 
 
@@ -414,3 +414,27 @@ def test_people_of_cfp_are_trained_on_or_kept_whole(tmp_path):
     kept = {photo_of(name) for name in names} - trained
     assert 1 <= len(kept) < 20
     assert len(frontal) + len(profiles) == 4 * len(trained)  # nobody is split
+
+
+def test_a_flat_folder_is_trained_on_and_judged_with_a_note(tmp_path):
+    for i in range(4):
+        write_pts(picture(tmp_path / f"face{i}.jpg").with_suffix(".pts"), points_of(68, i))
+    train, test = load("300w", tmp_path, "train"), load("300w", tmp_path)
+    assert len(train) == len(test) == 4
+    assert not train.note and "no test of it" in test.note
+
+
+def test_training_pictures_are_no_test_part(tmp_path):
+    for name in ("afw/a.jpg", "helen/trainset/b.jpg"):
+        write_pts(picture(tmp_path / name).with_suffix(".pts"), points_of(68))
+    assert "this is no test" in load("300w", tmp_path).note
+    w300_tree(tmp_path / "whole")
+    assert not load("300w", tmp_path / "whole").note
+
+
+def test_of_few_photos_one_at_least_is_held_out():
+    for count in (2, 5, 12, 40):
+        names = np.array([f"photo{i}.jpg" for i in range(count)])
+        out = held_out_of_few(names)
+        assert out.sum() == max(1, count // 10) and (out == held_out_of_few(names)).all()
+    assert held_out_of_few(np.array(["one.jpg"])).all()

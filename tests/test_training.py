@@ -26,6 +26,7 @@ from tabrt.topology import BOUNDARY_MIRROR, WFLW98
 from training import loop
 from training.augment import PAPER, STRONG, Augmentation, training_crop
 from training.batches import Crops, Plan, collate, known_boundaries
+from training.checkpointing import pack
 from training.commands import app
 from training.datasets import parse_sources, training_sets
 from training.journal import Journal
@@ -168,6 +169,8 @@ def test_the_state_of_another_run_or_a_damaged_one_is_refused(tmp_path):
         run(tmp_path, recipe(steps=2), seed=1)
     with pytest.raises(TabrtError, match=r"recipe, boundary_weight: 30.0, not 1.0"):
         run(tmp_path, recipe(steps=2, boundary_weight=1.0))
+    with pytest.raises(TabrtError, match=r"recipe, phases, 1, samples: 8, not 40\); choose another --out"):
+        run(tmp_path, recipe(steps=10))
     (tmp_path / "state.pt").write_bytes((tmp_path / "state.pt").read_bytes()[:1000])
     with pytest.raises(TabrtError, match=r"damaged.*start anew"):
         run(tmp_path, recipe(steps=2))
@@ -192,6 +195,22 @@ def test_a_network_starts_from_the_weights_that_fit(tmp_path):
     model = Tab(wider)
     assert "weights taken over" in loop.load_matching(model, best)
     assert torch.equal(model.scbe.stacks[0].last.weight, weights(best)["scbe.stacks.0.last.weight"])
+
+
+def test_a_run_whose_state_was_lost_carries_on_from_its_packed_weights(tmp_path):
+    run(tmp_path / "a", recipe(steps=6), validate_every=6)
+    pack(tmp_path / "a/last.safetensors", tmp_path / "kept.safetensors")
+    assert (tmp_path / "kept.safetensors").stat().st_size < 0.7 * (tmp_path / "a/last.safetensors").stat().st_size
+    kept, whole = weights(tmp_path / "kept.safetensors"), weights(tmp_path / "a/last.safetensors")
+    assert all(value.dtype == whole[name].dtype for name, value in kept.items())
+    for name, value in whole.items():
+        torch.testing.assert_close(kept[name], value, atol=1e-3, rtol=1e-3)
+    told = {"start": tmp_path / "kept.safetensors", "carry_on": True, "validate_every": 2}
+    run(tmp_path / "b", recipe(steps=10), **told)
+    with (tmp_path / "b/log.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["8", "10"]
+    with pytest.raises(TabrtError, match="does not say how many faces"):
+        run(tmp_path / "c", recipe(steps=10), **{**told, "start": tmp_path / "a/best.safetensors"})
 
 
 def test_a_network_grows_hourglasses_and_computes_the_same_at_first(tmp_path):

@@ -1,4 +1,4 @@
-"""`python -m training …`: train a network, judge a model, better the labels."""
+"""`python -m training …`: train a network, judge a model, better the labels, turn faces."""
 
 from __future__ import annotations
 

@@ -12,14 +12,17 @@ from pathlib import Path
 import torch
 
 from tabrt.card import ModelCard
+from tabrt.engines.engine import MODELS
 from tabrt.errors import TabrtError
-from tabrt.files import write_atomically
+from tabrt.files import MODEL_FOLDER, write_atomically
 from tabrt.network import Tab, TabConfig
-from tabrt.network.checkpoint import load_checkpoint
+from tabrt.network.checkpoint import load_checkpoint, save_checkpoint
+from tabrt.topology import Topology
 from tabrt.variants import variant_name
 from training.growing import twice_as_wide, widened
 from training.recipes import Recipe
 from training.sets import SHARED_SETS
+from training.validation import NetworkEngine
 
 
 def card_of(config: TabConfig, recipe: Recipe, sizes: dict[str, int]) -> ModelCard:
@@ -63,6 +66,44 @@ def load_matching(model: Tab, path: Path) -> str:
     return f"{path}: {len(matching)} of {len(own)} weights taken over"
 
 
+def checkpoint_named(name: str) -> Path:
+    """The checkpoint of a shipped model's name, or that of a path."""
+    shipped = MODEL_FOLDER / f"{name}.safetensors"
+    return shipped if name in MODELS and shipped.is_file() else Path(name)
+
+
+def network_wanted(width: str, asked: dict, start: Path | None) -> TabConfig:
+    """The network of a width with what was asked for; with no width, that of the checkpoint to start from."""
+    if width:
+        return TabConfig.of_width(width, **asked)
+    if start is None:
+        raise TabrtError("this recipe goes on from a trained network; name it with --start, such as --start tab1-lite")
+    return load_checkpoint(start)[0].config
+
+
+def starting_engine(start: Path, topology: Topology) -> NetworkEngine | None:
+    """The network that training starts from, to fill in labels; None where its scheme is another."""
+    model, card = load_checkpoint(start)
+    return NetworkEngine(model, card) if card.topology == topology.name else None
+
+
+def faces_seen(start: Path) -> int:
+    """How many faces the run had seen that left this last.safetensors. Raises TabrtError where it does not say."""
+    seen = load_checkpoint(start)[1].figures.get("faces_seen")
+    if seen is None:
+        raise TabrtError(f"{start} does not say how many faces it has seen; give a run's last.safetensors to --start")
+    return int(seen)
+
+
+def pack(source: Path, out: Path) -> None:
+    """Write a checkpoint with its kernels in float16, at half the size: to keep, and to --start from."""
+    model, card = load_checkpoint(source)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.weight.data = module.weight.data.half()
+    save_checkpoint(out, model, card)
+
+
 def identity(config: TabConfig, recipe: Recipe, seed: int, sizes: dict[str, int]) -> str:
     """What must be the same for a run to be resumed."""
     return json.dumps({"network": asdict(config), "recipe": asdict(recipe), "seed": seed, "sets": sizes})
@@ -92,12 +133,16 @@ def load_state(path: Path, expected: str) -> dict | None:
 def _difference(found: object, expected: str) -> str:
     if not isinstance(found, str):
         return "it names none"
-    theirs, ours = json.loads(found), json.loads(expected)
-    for group, values in ours.items():
-        other = theirs.get(group)
-        if other != values and isinstance(values, dict) and isinstance(other, dict):
-            key = next(key for key in {**values, **other} if values.get(key) != other.get(key))
-            return f"{group}, {key}: {str(other.get(key))[:60]}, not {str(values.get(key))[:60]}"
-        if other != values:
-            return f"{group}: {other}, not {values}"
-    return "its fields differ"
+    path, theirs, ours = _differing(json.loads(found), json.loads(expected))
+    return f"{', '.join(path)}: {str(theirs)[:60]}, not {str(ours)[:60]}" if path else "its fields differ"
+
+
+def _differing(theirs: object, ours: object, path: tuple[str, ...] = ()) -> tuple[tuple[str, ...], object, object]:
+    """The first place at which two values of JSON differ, and what stands there."""
+    if isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours):
+        theirs, ours = ({str(i + 1): value for i, value in enumerate(values)} for values in (theirs, ours))
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for key in {**ours, **theirs}:
+            if theirs.get(key) != ours.get(key):
+                return _differing(theirs.get(key), ours.get(key), (*path, key))
+    return path, theirs, ours

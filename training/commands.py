@@ -41,7 +41,7 @@ def _workshop() -> None:
 @app.command()
 def train(
     data: Annotated[
-        str, typer.Option(help=f"NAME:FOLDER[@WEIGHT],… of: shared, {', '.join(DATASETS)}.")
+        str, typer.Option(help=f"NAME:FOLDER\\[@WEIGHT],… of: shared, {', '.join(DATASETS)}.")
     ] = "shared:../shared/faces",
     out: Annotated[Path, typer.Option(help="Folder of the run; one that has a state is resumed.")] = Path("runs/new"),
     recipe: Annotated[RecipeName, typer.Option(help="How to train.")] = "shipped",
@@ -57,7 +57,12 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data in each phase.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Faces in a step, over all devices.")] = None,
     rate: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
-    start: Annotated[Path | None, typer.Option(help="A checkpoint whose weights are taken where they fit.")] = None,
+    start: Annotated[
+        str | None, typer.Option(help="A shipped model's name, or a checkpoint: its weights are taken where they fit.")
+    ] = None,
+    carry_on: Annotated[
+        bool, typer.Option(help="Go on where the last.safetensors of --start stood in this recipe's length.")
+    ] = False,
     imagenet: Annotated[Path | None, typer.Option(help="torchvision's vgg16_bn state-dict, for the stem.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Bettered labels, made by `relabel`.")] = None,
     validate_every: Annotated[int | None, typer.Option(min=1, help="Steps between validations.")] = None,
@@ -72,7 +77,7 @@ def train(
     cache: CacheOption = CACHE,
 ) -> None:
     """Train a network; stopped by Ctrl+C, the same command goes on from the last saved state."""
-    from tabrt.network import TabConfig
+    from training.checkpointing import checkpoint_named, network_wanted, starting_engine
     from training.datasets import parse_sources, training_sets
     from training.loop import launch, native
     from training.loop import train as run
@@ -80,20 +85,21 @@ def train(
 
     plan = changed(recipe_named(recipe), samples, epochs, batch, rate)
     sizes = {"stem": stem, "channels": channels, "balt_channels": balt_channels}
-    config = TabConfig.of_width(
-        width or plan.width,
-        topology=topology, hourglasses=hourglasses, features=features, fusion=fusion,
-        **{name: value for name, value in sizes.items() if value is not None},
-    )  # fmt: skip
-    sets, mixture, trials = training_sets(parse_sources(data), topology_named(topology), plan.mixture, cache)
+    begun = None if start is None else checkpoint_named(start)
+    asked = {"topology": topology, "hourglasses": hourglasses, "features": features, "fusion": fusion}
+    asked |= {name: value for name, value in sizes.items() if value is not None}
+    config = network_wanted(width or plan.width, asked, begun)
+    wanted = topology_named(config.topology)
+    engine = None if begun is None else starting_engine(begun, wanted)
+    sets, mixture, trials = training_sets(parse_sources(data), wanted, plan.mixture, cache, engine, typer.echo)
     if labels is not None:
         sets = with_labels(sets, labels)
     plan = replace(plan, mixture=mixture)
     launch(
         devices, nodes,
         lambda fabric: run(
-            config, plan, sets, trials, out, seed, workers, start, imagenet, validate_every, save_every, fabric,
-            native(precision),
+            config, plan, sets, trials, out, seed, workers, begun, imagenet, validate_every, save_every, fabric,
+            native(precision), carry_on,
         ),
     )  # fmt: skip
 
@@ -135,8 +141,22 @@ def turn(
 
 
 @app.command()
+def pack(
+    checkpoint: Annotated[Path, typer.Argument(help="A .safetensors of a run.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+) -> None:
+    """Write a checkpoint with its kernels in float16, at half the size; `train --start` takes it."""
+    from training.checkpointing import pack as write
+
+    write(checkpoint, out)
+    typer.echo(f"wrote {out}, {out.stat().st_size:,} bytes")
+
+
+@app.command()
 def evaluate(
-    dataset: Annotated[Dataset, typer.Option(help="What to judge on: its test part.")],
+    dataset: Annotated[
+        Dataset, typer.Option(help="What to judge on: its test part. shared: all held-out faces, by weakness.")
+    ],
     root: Annotated[Path, typer.Option(help="Folder of the data set, as it is distributed.")],
     model: Annotated[str, typer.Option(help="A shipped model's name, an .onnx or a .safetensors file.")] = "tab1-lite",
     boxes: Annotated[Literal["truth", "detector"], typer.Option(help="Where the crops come from.")] = "truth",
@@ -156,7 +176,12 @@ def evaluate(
     from training.evaluate import report
 
     names = _perturbations(perturb or [])
-    found = _evenly(load_dataset(dataset, root, "test", cache), faces)
+    if dataset == "shared":
+        _evaluate_shared(root, model, engine, threads, faces, cache, json_file, plots)
+        return
+    found = load_dataset(dataset, root, "test", cache).evenly(faces)
+    if found.note:
+        typer.echo(f"note: {found.note}", err=True)
     runner = load_engine(model, engine, threads)
     detector = _detector() if boxes == "detector" else None
     try:
@@ -190,12 +215,43 @@ def _detector():
     return Detector()
 
 
-def _evenly(found, count: int | None):
-    import numpy as np
+def _evaluate_shared(
+    root: Path,
+    model: str,
+    engine: str,
+    threads: int | None,
+    most: int | None,
+    cache: Path,
+    json_file: Path | None,
+    plots: Path | None,
+) -> None:
+    """One row for each weakness, in true boxes."""
+    from tabrt.engines.engine import load_engine
+    from training.evaluate import figures, judge, protocol
+    from training.weaknesses import shared_trials
 
-    if count is None or count >= len(found):
-        return found
-    return found.subset(np.linspace(0, len(found) - 1, count).astype(int))
+    trials = shared_trials(root, cache, capped=False)
+    if not trials:
+        raise TabrtError(f"{root} has no held-out faces; give the folder that holds human.zip")
+    runner = load_engine(model, engine, threads)
+    told = {}
+    try:
+        for trial in trials:
+            result = judge(trial.faces.evenly(most), runner, perturbation=trial.perturbation)
+            told[trial.name] = {**figures(result), "protocol": protocol(trial.faces, runner, False)}
+            told[trial.name]["perturbation"] = trial.perturbation
+            row = told[trial.name]
+            typer.echo(
+                f"{trial.name:12}{row['faces']:6} faces  NME {100 * row['nme']:.3f} %  of {trial.faces.normaliser}"
+            )
+            if plots is not None:
+                from training.plots import save_evenly
+
+                save_evenly(result, plots / f"{trial.name}.jpg")
+    finally:
+        runner.close()
+    if json_file is not None:
+        _write(json_file, json.dumps({"model": model, "trials": told}, indent=2, allow_nan=False) + "\n")
 
 
 def _table(told: dict) -> str:

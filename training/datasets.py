@@ -14,16 +14,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from tabrt.engines.engine import Engine
 from tabrt.errors import TabrtError
 from tabrt.topology import AFLW19, COFW29, IBUG68, WFLW98, Topology
 from training.matlab import load_matlab, read_matlab_picture
-from training.sets import FaceSet, held_out, shared_faces, shared_validation
+from training.schemes import exact_points, taught, teaches
+from training.sets import FaceSet, held_out, held_out_of_few, shared_faces, shared_validation
 from training.weaknesses import Trial, children, profiles, shared_trials, turned
 
 _SUFFIXES = (".jpg", ".png", ".jpeg", ".bmp")
 _WFLW_SUBSETS = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")
 _WFLW_CSV_SUBSETS = ("largepose", "expression", "illumination", "makeup", "occlusion", "blur")
 _AFLW_TRAINING = 20_000  # the first of the order that AFLWinfo_release.mat gives; the rest are for testing
+_NO_PARTS = "the folder has no parts: all of it is judged, and what a model was trained on is no test of it"
 _BOX_SIZE = "√(width · height) of the face box"
 
 
@@ -117,8 +120,8 @@ def _wflw_csv_subsets(root: Path, lines: list[str]) -> dict[str, np.ndarray]:
 def w300(root: Path, part: str) -> FaceSet:
     """300-W: HRNet's csv lists, or any tree of pictures with .pts beside them.
 
-    train: afw, helen/trainset, lfpw/trainset. test: helen/testset and lfpw/testset (common), ibug (challenging); or
-    the whole tree where it has none of these folders.
+    train: afw, helen/trainset, lfpw/trainset. test: helen/testset and lfpw/testset (common), ibug (challenging). Both
+    are the whole tree where it has none of these folders.
     """
     listed = root / ("face_landmarks_300w_train.csv" if part == "train" else "face_landmarks_300w_valid.csv")
     if listed.is_file():
@@ -127,10 +130,13 @@ def w300(root: Path, part: str) -> FaceSet:
         faces = _pts_tree("300w", root)
     common = _within(faces.names, ("helen/testset", "lfpw/testset"))
     challenging = _within(faces.names, ("ibug",))
+    training = _within(faces.names, ("afw", "helen/trainset", "lfpw/trainset"))
+    if not (common | challenging | training).any():  # a folder of one's own
+        return faces if part == "train" else replace(faces, note=_NO_PARTS)
     if part == "train":
-        return faces.subset(_within(faces.names, ("afw", "helen/trainset", "lfpw/trainset")))
+        return faces.subset(training)
     if not (common | challenging).any():
-        return faces
+        return replace(faces, note=f"{root} holds 300-W's training pictures alone: this is no test")
     return replace(faces, subsets={"common": common, "challenging": challenging}).subset(common | challenging)
 
 
@@ -445,13 +451,18 @@ def parse_sources(text: str) -> list[Source]:
 
 
 def training_sets(
-    sources: list[Source], topology: Topology, mixture: dict[str, float], cache: Path
+    sources: list[Source],
+    topology: Topology,
+    mixture: dict[str, float],
+    cache: Path,
+    engine: Engine | None = None,
+    say: Callable[[str], None] = print,
 ) -> tuple[dict[str, FaceSet], dict[str, float], list[Trial]]:
     """Sets to train on, the share of each in a batch, and what is validated on: what the first source holds out.
 
     Of `shared` that is a trial for each weakness; of any other source a tenth of its faces. mixture: shares within
-    `shared`. A test set is never used to choose a checkpoint. Raises TabrtError for a set in another scheme than
-    topology.
+    `shared`. engine: the network that training starts from, which fills what a set's scheme does not mark. A test set
+    is never used to choose a checkpoint. Raises TabrtError for a set in a scheme that cannot teach one of topology.
     """
     sets: dict[str, FaceSet] = {}
     shares: dict[str, float] = {}
@@ -465,12 +476,21 @@ def training_sets(
         shares |= {name: weight * share / sum(within.values()) for name, share in within.items()}
         sets |= parts
         trials = trials or held
-    for faces in sets.values():
-        if faces.topology is not topology:
+    for name, faces in sets.items():
+        if not teaches(faces, topology):
             raise TabrtError(
                 f"{faces.name} has {faces.topology.name} points; train it with --topology {faces.topology.name}"
             )
-    return sets, shares, trials
+        if faces.topology is not topology:
+            sets[name] = taught(faces, engine, say)
+    return sets, shares, [_judged(trial, topology) for trial in trials]
+
+
+def _judged(trial: Trial, topology: Topology) -> Trial:
+    """A trial that a network of topology can be judged on."""
+    if trial.faces.topology in (topology, IBUG68):  # wflw98 points are converted to 68
+        return trial
+    return replace(trial, faces=exact_points(trial.faces).by_longer_side())
 
 
 def _split(source: Source, cache: Path) -> tuple[dict[str, FaceSet], list[Trial]]:
@@ -478,6 +498,8 @@ def _split(source: Source, cache: Path) -> tuple[dict[str, FaceSet], list[Trial]
         return shared_faces(source.root, cache)[0], shared_trials(source.root, cache)
     faces = load_dataset(source.name, source.root, "train", cache)
     out = held_out(faces.names)
-    if not out.any() or out.all():
+    if not out.any() or out.all():  # by chance, of few
+        out = held_out_of_few(faces.names)
+    if out.all():
         raise TabrtError(f"{source.root}: {len(faces)} faces are too few to hold some out for validation")
     return {source.name: faces.subset(~out)}, [Trial(source.name, faces.subset(out, f"{source.name}-validation"))]

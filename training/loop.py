@@ -18,7 +18,7 @@ from tabrt.network import Tab, TabConfig
 from tabrt.network.checkpoint import load_checkpoint, load_imagenet_stem, save_checkpoint
 from training.averaging import Average
 from training.batches import Plan, loader
-from training.checkpointing import card_of, identity, load_matching, load_state, save_state
+from training.checkpointing import card_of, faces_seen, identity, load_matching, load_state, save_state
 from training.journal import Journal
 from training.losses import Objective
 from training.recipes import Phase, Recipe
@@ -43,17 +43,19 @@ def train(
     save_every: int = 200,
     fabric: lightning.Fabric | None = None,
     precision: str = "32-true",
+    carry_on: bool = False,
 ) -> Path:
     """Train a network and leave in `out`: best.safetensors, last.safetensors, state.pt, log.csv, curves.png, samples/.
 
     Resumes from out/state.pt where there is one, with the numbers that an uninterrupted run would have had. start: a
     checkpoint whose weights fill whatever has the same name and shape. validate_every, save_every: steps; None: each
     epoch, or 500 steps where the phase counts samples. precision: of the network's arithmetic, as `native` gives it.
+    carry_on: go on at the place in the recipe's length that start's card names, for a run whose state was lost.
     Returns the best checkpoint by the mean error over the trials.
     """
     fabric = fabric or lightning.Fabric(accelerator="auto", devices=1)
     run = _Run(config, recipe, sets, trials, out, seed, workers, save_every, fabric, precision)
-    run.begin(start, imagenet)
+    run.begin(start, imagenet, carry_on)
     with run.journal.bar:
         for index, phase in enumerate(recipe.phases):
             if index >= run.phase:
@@ -90,7 +92,7 @@ class _Run:
         self.phase, self.step, self.best = 0, 0, math.inf
         self.resumed: dict | None = None
 
-    def begin(self, start: Path | None, imagenet: Path | None) -> None:
+    def begin(self, start: Path | None, imagenet: Path | None, carry_on: bool = False) -> None:
         """Weights to start from, or the state to resume."""
         self.resumed = load_state(self.out / "state.pt", self.identity)
         if self.resumed is not None:
@@ -103,6 +105,15 @@ class _Run:
             self.journal.say(load_imagenet_stem(self.model, imagenet))
         if start is not None:
             self.journal.say(load_matching(self.model, start))
+        if carry_on:
+            self.step = self._place_of(start)
+            self.journal.say(f"carrying on after step {self.step}")
+
+    def _place_of(self, start: Path | None) -> int:
+        """The step at which another run left its weights, so that the learning rate goes on from there."""
+        if start is None or len(self.recipe.phases) > 1:
+            raise TabrtError("--carry-on needs --start, and a recipe of one phase; leave it out")
+        return faces_seen(start) // self.recipe.batch
 
     def train_phase(self, index: int, phase: Phase, validate_every: int | None) -> None:
         """One phase, from its best predecessor or from where it was left, to its end."""

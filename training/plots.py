@@ -22,9 +22,14 @@ def save_all(judgements: dict[str, Judgement], folder: Path) -> None:
     error_curves({name or plain.faces.name: result for name, result in judgements.items()}, folder / "ced.png")
     calibration(judgements, folder / "calibration.png")
     save_sheet(plain, np.argsort(-plain.errors, kind="stable")[:24], folder / "worst.jpg")
-    evenly = np.unique(np.linspace(0, len(plain.faces) - 1, 50).astype(int))
     for name, result in judgements.items():
-        save_sheet(result, evenly, folder / f"faces{'-' * bool(name)}{name}.jpg")
+        save_evenly(result, folder / f"faces{'-' * bool(name)}{name}.jpg")
+
+
+def save_evenly(result: Judgement, path: Path) -> None:
+    """A sheet of fifty faces, evenly chosen."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_sheet(result, np.unique(np.linspace(0, len(result.faces) - 1, 50).astype(int)), path)
 
 
 def _axes(title: str, x: str, y: str):

@@ -27,7 +27,7 @@ class Recipe:
 
     name: str
     phases: tuple[Phase, ...]
-    width: str
+    width: str  # of WIDTHS; empty: the network is that of --start
     augmentation: Augmentation
     loss: str  # mse: the paper's | cross-entropy: soft targets over the whole map
     batch: int = 16
@@ -91,6 +91,17 @@ RECIPES["teacher"] = replace(
         "frontal": 0.07, "profiles": 0.14, "fgnet": 0.06, "wider": 0.05, "turned": 0.13,
     },
 )  # fmt: skip
+
+
+# A trained network goes on, with --start, on faces of one's own: slowly, so that it keeps what it knows.
+RECIPES["adapt"] = replace(
+    RECIPES["refine"],
+    name="adapt",
+    phases=(Phase("all", samples=3_200, learning_rate=1e-4, warmup=20, learning_rate_end=1e-6),),
+    width="",
+    averaging=0.98,
+    mixture={},
+)
 
 
 def recipe_named(name: str) -> Recipe:
