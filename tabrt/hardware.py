@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,16 @@ def available_threads(threads: int | None) -> int:
     if threads is not None:
         return threads
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """What the CPU calls itself."""
+    try:
+        lines = CPU_INFO.read_text("utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "Hardware")))
+    return next(named, platform.processor() or platform.machine())
 
 
 @functools.cache

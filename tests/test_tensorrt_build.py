@@ -98,7 +98,8 @@ def torch_tensorrt():
         "Runtime",
         lambda logger: opened(deserialize_cuda_engine=lambda plan: opened(serialize=lambda: bytes(plan))),
     )
-    patch.setattr(_TRTEngine.TRTEngine, "_setup_engine", lambda engine: None)
+    for name in ("_setup_engine", "_load_serialized_info"):
+        patch.setattr(_TRTEngine.TRTEngine, name, lambda *_: None)
     yield torch_tensorrt
     patch.undo()
 
