@@ -469,3 +469,37 @@ def test_a_pipe_of_the_file_system_is_read_once(tmp_path):
 def test_an_empty_name_is_no_folder():
     with pytest.raises(TabrtError, match="name of the film is empty"):
         open_film("")
+
+
+def test_avi_with_pictures_out_of_order_is_steady(tmp_path):
+    """AVI has no times of presentation: those that FFmpeg makes up run backwards."""
+    source = make_film(tmp_path / "a.avi", frames=40, options={"bf": "3", "g": "20"})
+    times = times_of(source)
+    assert len(times) == 40
+    assert np.diff(times) == pytest.approx(1 / 30, abs=1e-4)
+
+
+def test_sound_that_changes_its_kind_at_a_join_is_kept(tmp_path):
+    """Two channels at 48 kHz, then one at 32: encoded again, it is one track."""
+    source = tmp_path / "a.mpg"
+    for rate, layout in ((48000, "stereo"), (32000, "mono")):
+        piece = tmp_path / "piece.mpg"
+        with av.open(str(piece), "w") as container:
+            stream = container.add_stream("mpeg2video", rate=30)
+            stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
+            track = container.add_stream("mp2", rate=rate, layout=layout)
+            tone = (np.sin(np.arange(rate) / 9) * 9000).astype(np.int16)
+            samples = tone[None] if layout == "mono" else np.repeat(tone, 2)[None]
+            sound = av.AudioFrame.from_ndarray(samples, format="s16", layout=layout)
+            sound.sample_rate, sound.pts, sound.time_base = rate, 0, Fraction(1, rate)
+            encode(container, stream, [picture(number) for number in range(30)])
+            container.mux(track.encode(sound))
+            container.mux(track.encode(None))
+        source.write_bytes((source.read_bytes() if source.exists() else b"") + piece.read_bytes())
+    rewrite(source, tmp_path / "b.mp4")
+    with av.open(str(tmp_path / "b.mp4")) as container:
+        heard = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+        rate = container.streams.audio[0].rate
+    assert heard.size / rate == pytest.approx(2, abs=0.3)
+    parts = np.array_split(heard, 8)
+    assert min(part.std() for part in parts[:3] + parts[5:7]) > 0.1

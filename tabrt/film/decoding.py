@@ -152,6 +152,9 @@ class Film:
             self._decoder = _decoder_of(self._stream)
         self._pictures = deinterlaced(self._decode(), self._notes)
         self._last_time, self._index = None, -1 if index is None else index
+        self._last_ticks: tuple[int | None, int | None] = (None, None)  # of presentation, of decoding
+        # How many of each ran backwards. AVI knows only the order of decoding: what FFmpeg gives beside it is made up.
+        self._faulty = [int(self._container.format.name == "avi"), 0]
 
     def _skip_to_start(self) -> bool:
         """Pass over the pictures before the part; False where none is left, or what is read began after its start."""
@@ -282,13 +285,25 @@ class Film:
 
     def _time(self, picture: av.VideoFrame) -> float:
         """The picture's own time; where it has none, runs backwards or past the end, one step after the last."""
-        time = None if picture.pts is None else float(picture.pts * Fraction(picture.time_base or 0))
+        ticks = self._guess(picture.pts, picture.dts)
+        time = None if ticks is None else float(ticks * Fraction(picture.time_base or 0))
         if self._last_time is None:
             return time or 0.0
         latest = self._last_time + float(FORWARDS) if self._clock.jumps else max(self._horizon, self._last_time + 1)
-        if time is None or not self._last_time < time <= latest:
+        if time is None or not self._last_time + CLOSE < time <= latest:
             return self._last_time + float(1 / self._full_rate)
         return time
+
+    def _guess(self, pts: int | None, dts: int | None) -> int | None:
+        """When a picture is shown, by its own account, or by the order of decoding where more of the others run
+        backwards, as in AVI with pictures out of order (FFmpeg's best effort)."""
+        last_pts, last_dts = self._last_ticks
+        if pts is not None and last_pts is not None:
+            self._faulty[0] += pts <= last_pts
+        if dts is not None and last_dts is not None:
+            self._faulty[1] += dts <= last_dts
+        self._last_ticks = last_pts if pts is None else pts, last_dts if dts is None else dts
+        return pts if dts is None or self._faulty[0] <= self._faulty[1] else dts
 
     def _image(self, picture: av.VideoFrame, time: float) -> np.ndarray:
         """Upright BGR in the film's size; what comes in another is fitted into it."""

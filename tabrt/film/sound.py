@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any, cast
 
@@ -238,6 +238,8 @@ class Transcode:
         describe(self._encoder, stream)
         self._forwards = _Forwards()
         self._damaged = Fraction(0)  # seconds
+        self._resampler: av.AudioResampler | None = None
+        self._kind: tuple | None = None  # of the sound that the resampler takes; joined pieces may differ
 
     @property
     def lost(self) -> Fraction:
@@ -252,12 +254,32 @@ class Transcode:
         for sound in sounds or ():
             if sound.pts is not None:
                 sound.pts -= round(offset / sound.time_base)
-            with contextlib.suppress(FFmpegError, ValueError):  # a damaged packet may change the layout
-                out += self._encoder.encode(sound)
+            try:
+                out += self._encode(sound)
+            except (FFmpegError, ValueError):  # a damaged packet may say what no sound can be
+                self._damaged += Fraction(sound.samples, max(1, sound.sample_rate))
         return self._forwards(out)
 
+    def _encode(self, sound: av.AudioFrame) -> list[av.Packet]:
+        kind = sound.format.name, sound.layout.name, sound.sample_rate
+        packets: list[av.Packet] = []
+        if kind != self._kind:
+            packets = self._rest()
+            context, self._kind = self._encoder.codec_context, kind
+            self._resampler = av.AudioResampler(context.format, context.layout, context.sample_rate)
+        return packets + self._encoded(self._resampler.resample(sound) if self._resampler else [])
+
+    def _rest(self) -> list[av.Packet]:
+        """What the resampler still holds."""
+        return self._encoded(self._resampler.resample(None)) if self._resampler else []
+
+    def _encoded(self, sounds: Iterable[av.AudioFrame]) -> list[av.Packet]:
+        return [packet for sound in sounds for packet in self._encoder.encode(sound)]
+
     def flush(self) -> list[av.Packet]:
-        return self._forwards(self._encoder.encode(None))
+        with contextlib.suppress(FFmpegError, ValueError):
+            return self._forwards([*self._rest(), *self._encoder.encode(None)])
+        return []
 
 
 class Rewritten:
