@@ -11,7 +11,7 @@ from tabrt.card import PRECISIONS
 from tabrt.engines.engine import MODEL_FOLDER
 from tabrt.engines.gpu import is_installed
 from tabrt.engines.parity import Shift, sample_crops
-from tabrt.errors import TabrtError, missing_package
+from tabrt.errors import EngineUnavailable, TabrtError, missing_package
 from tabrt.files import write_atomically
 from tabrt.hardware import has_cuda
 from tabrt.network.checkpoint import load_checkpoint
@@ -113,6 +113,9 @@ def export_tensorrt(checkpoint: Path, out: str | Path, precision: str) -> Report
     """Checkpoint to a TensorRT engine for the GPU of this machine, checked against float32 before it is written."""
     from tabrt.engines import tensorrt  # its packages are an extra
 
-    built = tensorrt.export_engine(checkpoint, Path(out), precision)
+    try:
+        built = tensorrt.export_engine(checkpoint, Path(out), precision)
+    except EngineUnavailable as problem:
+        raise EngineUnavailable(f"{problem}; or export --to onnx, which runs everywhere") from problem
     size = Path(out).stat().st_size
     return Report(Path(out), "tensorrt", precision, size, built.shift, built.crops, built.float_parts)
