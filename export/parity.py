@@ -29,11 +29,11 @@ THREADS, BATCHES = (1, 2), (1, 4)
 def compare(variants: list[Variant], faces: Path | None, effort: str = "full") -> list[Row]:
     """Measure all, and write PARITY.md, parity.json and parity.png beside this file."""
     before = machine()  # asks what other work takes of it, which must not be our own
-    crops = sample_crops()
     judged = None if faces is None else shared_validation(faces, CACHE)
     rows = []
     for variant in variants:
         truth = load_engine(variant.checkpoint, "torch", device="cpu")
+        crops = sample_crops(size=truth.card.crop_size)
         engines = [*CPU_ENGINES, *(GPU_ENGINES if variant.precision == "fp32" else ())]
         for name in engines if variant.path is not None else []:
             row = measure(variant, name, truth, crops, judged, effort)

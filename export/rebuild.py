@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from tabrt.engines.parity import sample_crops
 from tabrt.errors import TabrtError
 from tabrt.exporting.converting import convert
 from tabrt.files import write_atomically
+from tabrt.geometry import CROP_SIZE
 from tabrt.network.checkpoint import load_checkpoint, save_checkpoint
 from training.augment import truth_crop
 from training.sets import shared_faces
@@ -47,10 +49,13 @@ def checkpoints(what: str) -> list[Path]:
 
 def rebuild(paths: list[Path], out: Path, faces: Path | None) -> list[Variant]:
     """Convert checkpoints to every precision. int8 is calibrated on `faces`, or on the demo film without them."""
-    crops = sample_crops()
-    paths = [rounded(path, out) for path in paths]
-    calibration = crops if faces is None else calibration_crops(faces)
-    return [_variant(path, precision, out, crops, calibration) for path in paths for precision in PRECISIONS]
+    variants = []
+    for path in [rounded(path, out) for path in paths]:
+        size = load_checkpoint(path)[1].crop_size
+        crops = sample_crops(size=size)
+        calibration = crops if faces is None else calibration_crops(faces, size)
+        variants += [_variant(path, precision, out, crops, calibration) for precision in PRECISIONS]
+    return variants
 
 
 def rounded(checkpoint: Path, out: Path) -> Path:
@@ -83,14 +88,15 @@ def _variant(checkpoint: Path, precision: str, out: Path, crops: np.ndarray, cal
     return Variant(name, checkpoint, precision, path, "; ".join(notes))
 
 
-def calibration_crops(faces: Path, count: int = CALIBRATION_FACES) -> np.ndarray:
-    """Crops uint8 (count, 256, 256, 3) RGB spread over all sets of faces, none of them kept for validation."""
+@functools.cache
+def calibration_crops(faces: Path, size: int = CROP_SIZE, count: int = CALIBRATION_FACES) -> np.ndarray:
+    """Crops uint8 (count, size, size, 3) RGB spread over all sets of faces, none of them kept for validation."""
     sets, _ = shared_faces(faces, CACHE)
     each = -(-count // len(sets))
     crops = []
     for part in sets.values():
         for index in np.unique(np.linspace(0, len(part) - 1, each).astype(int)):
-            crop = truth_crop(part.points[index])
+            crop = replace(truth_crop(part.points[index]), size=size)
             crops.append(crop.cut(part.read(int(index))))
     return np.stack(crops[:count])
 

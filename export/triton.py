@@ -7,7 +7,6 @@ from pathlib import Path
 from tabrt.card import MAX_BATCH, ModelCard
 from tabrt.exporting.export import export_onnx
 from tabrt.files import write_atomically
-from tabrt.geometry import CROP_SIZE, HEATMAP_SIZE
 from tabrt.network.checkpoint import load_checkpoint
 from tabrt.topology import BOUNDARY_CHANNELS
 
@@ -35,11 +34,11 @@ def write_repository(checkpoint: Path, folder: Path, tensorrt: bool = False) -> 
 
 def config(card: ModelCard, tensorrt: bool) -> str:
     """config.pbtxt: names, types and sizes without the batch, and dynamic batching."""
-    maps = f"{HEATMAP_SIZE}, {HEATMAP_SIZE}"
+    maps, pixels = f"{card.map_size}, {card.map_size}", f"{card.crop_size}, {card.crop_size}, 3"
     text = f"""name: "{card.name}"
 backend: "onnxruntime"
 max_batch_size: {MAX_BATCH}
-input [ {{ name: "crops" data_type: TYPE_UINT8 dims: [ {CROP_SIZE}, {CROP_SIZE}, 3 ] }} ]
+input [ {{ name: "crops" data_type: TYPE_UINT8 dims: [ {pixels} ] }} ]
 output [
   {{ name: "landmarks" data_type: TYPE_FP32 dims: [ {card.points}, {maps} ] }},
   {{ name: "boundaries" data_type: TYPE_FP32 dims: [ {BOUNDARY_CHANNELS}, {maps} ] }}
@@ -47,18 +46,19 @@ output [
 dynamic_batching {{ max_queue_delay_microseconds: {DELAY} }}
 instance_group [ {{ count: 1 kind: {"KIND_GPU" if tensorrt else "KIND_AUTO"} }} ]
 """
-    return text + _accelerator(card.name) if tensorrt else text
+    return text + _accelerator(card) if tensorrt else text
 
 
-def _accelerator(name: str) -> str:
+def _accelerator(card: ModelCard) -> str:
     """TensorRT in FP16: one engine for every batch, kept in the repository, so that it outlives the container."""
+    pixels = f"{card.crop_size}x{card.crop_size}x3"
     batches = {"min": 1, "opt": 1, "max": MAX_BATCH}
     options = {
         "precision_mode": "FP16",
         "max_workspace_size_bytes": str(WORKSPACE),
         "trt_engine_cache_enable": "1",
-        "trt_engine_cache_path": f"{MOUNTED}/{name}/cache",
-        **{f"trt_profile_{kind}_shapes": f"crops:{n}x{CROP_SIZE}x{CROP_SIZE}x3" for kind, n in batches.items()},
+        "trt_engine_cache_path": f"{MOUNTED}/{card.name}/cache",
+        **{f"trt_profile_{kind}_shapes": f"crops:{n}x{pixels}" for kind, n in batches.items()},
     }
     parameters = " ".join(f'parameters {{ key: "{key}" value: "{value}" }}' for key, value in options.items())
     return f"""optimization {{

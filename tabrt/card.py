@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict, dataclass, field
 
 from tabrt.errors import TabrtError
-from tabrt.geometry import STRIDE
+from tabrt.geometry import CROP_SIZE, CROP_SIZES, STRIDE
 from tabrt.heatmaps import DECODINGS
 from tabrt.topology import topology_named
 
@@ -22,8 +22,9 @@ MAX_TEXT_CHARACTERS = 4_096
 class ModelCard:
     """What a model is; it travels inside the model file, so a file is enough to run.
 
-    topology: landmark scheme. crop_margin: side of the crop over the longer side of the points' box. decoding and
-    offset: how its maps become points, `tabrt.heatmaps.decode`. figures: what was measured, by name.
+    topology: landmark scheme. crop_margin: side of the crop over the longer side of the points' box. crop_size: side of
+    the picture that the network takes, px. decoding and offset: how its maps become points, `tabrt.heatmaps.decode`.
+    figures: what was measured, by name.
     Raises TabrtError for a value that is not allowed.
     """
 
@@ -40,6 +41,7 @@ class ModelCard:
     version: str = "1"
     date: str = ""
     figures: dict[str, float] = field(default_factory=dict)
+    crop_size: int = CROP_SIZE
 
     def __post_init__(self) -> None:
         for name in ("name", "topology", "width", "training_data", "licence", "version", "date"):
@@ -49,6 +51,8 @@ class ModelCard:
         _require(_is_whole(self.hourglasses) and 1 <= self.hourglasses <= 8, "hourglasses", "a whole number 1…8")
         _require(_is_number(self.crop_margin) and 1 <= self.crop_margin <= 4, "crop_margin", "a number 1…4")
         _require(_is_number(self.offset) and abs(self.offset) <= STRIDE, "offset", f"a number within ±{STRIDE}")
+        sized = _is_whole(self.crop_size) and self.crop_size in CROP_SIZES
+        _require(sized, "crop_size", f"one of {', '.join(map(str, CROP_SIZES))}")
         _require(self.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}")
         _require(self.decoding in DECODINGS, "decoding", f"one of {', '.join(DECODINGS)}")
         named = isinstance(self.figures, dict) and all(isinstance(key, str) for key in self.figures)
@@ -57,6 +61,11 @@ class ModelCard:
     @property
     def points(self) -> int:
         return topology_named(self.topology).points
+
+    @property
+    def map_size(self) -> int:
+        """The side of its maps, in cells."""
+        return self.crop_size // STRIDE
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), allow_nan=False)

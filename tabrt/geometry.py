@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-CROP_SIZE = 256  # px, side of the square the network looks at
-HEATMAP_SIZE = 64  # cells, side of the network's output maps
-STRIDE = CROP_SIZE // HEATMAP_SIZE  # crop px per cell
-CROP_CENTRE = (CROP_SIZE - 1) / 2  # px
+CROP_SIZE = 256  # px, side of the square that a network looks at, unless its card says another
+HEATMAP_SIZE = 64  # cells, side of its output maps
+STRIDE = CROP_SIZE // HEATMAP_SIZE  # crop px per cell, of every network
+CROP_SIZES = range(64, 513, 64)  # px: 64 is the least that the hourglasses can halve six times
 assert STRIDE * HEATMAP_SIZE == CROP_SIZE
 
 
@@ -62,7 +62,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Crop:
-    """A square of the frame, turned by `roll`, that becomes the network's 256×256 picture.
+    """A square of the frame, turned by `roll`, that becomes the network's picture of `size`×`size` px.
 
     One object moves pixels (`cut`) and points (`to_crop`, `to_frame`), so the two cannot disagree. Where the frame's
     pixels are not square, it is a square as they are shown, and `side` counts them from top to bottom.
@@ -72,14 +72,15 @@ class Crop:
     side: float  # frame px
     roll: float = 0.0  # radians
     pixel_aspect: float = 1.0  # width of a frame pixel over its height
+    size: int = CROP_SIZE  # crop px
 
     @classmethod
-    def around(cls, box: Box, margin: float = 1.25) -> Crop:
+    def around(cls, box: Box, margin: float = 1.25, size: int = CROP_SIZE) -> Crop:
         """The crop of a face box: its centre, and `margin` times its longer side."""
-        return cls(box.centre, margin * max(box.width, box.height), box.roll)
+        return cls(box.centre, margin * max(box.width, box.height), box.roll, size=size)
 
     @classmethod
-    def following(cls, points: np.ndarray, roll: float = 0.0, margin: float = 1.25) -> Crop:
+    def following(cls, points: np.ndarray, roll: float = 0.0, margin: float = 1.25, size: int = CROP_SIZE) -> Crop:
         """The crop for the frame after the one in which a face had these points (L, 2).
 
         The box is measured in the face's own upright frame, so a rolled face keeps its size.
@@ -88,13 +89,18 @@ class Crop:
         upright = points @ turn.T
         low, high = upright.min(axis=0), upright.max(axis=0)
         centre = (low + high) / 2 @ turn
-        return cls((float(centre[0]), float(centre[1])), float(margin * (high - low).max()), float(roll))
+        side = float(margin * (high - low).max())
+        return cls((float(centre[0]), float(centre[1])), side, float(roll), size=size)
 
     @property
     def matrix(self) -> np.ndarray:
         """(2, 3): frame px to crop px."""
-        linear = _rotation(-self.roll) * (CROP_SIZE / self.side) * (self.pixel_aspect, 1)
-        return np.column_stack([linear, CROP_CENTRE - linear @ np.asarray(self.centre)])
+        linear = _rotation(-self.roll) * (self.size / self.side) * (self.pixel_aspect, 1)
+        return np.column_stack([linear, self._middle - linear @ np.asarray(self.centre)])
+
+    @property
+    def _middle(self) -> float:
+        return (self.size - 1) / 2
 
     def to_crop(self, points: np.ndarray) -> np.ndarray:
         """Points (..., 2) in frame px, to crop px."""
@@ -103,26 +109,28 @@ class Crop:
 
     def to_frame(self, points: np.ndarray) -> np.ndarray:
         """Points (..., 2) in crop px, to frame px."""
-        linear = _rotation(self.roll) * (self.side / CROP_SIZE)
-        return (points - CROP_CENTRE) @ linear.T / (self.pixel_aspect, 1) + np.asarray(self.centre)
+        linear = _rotation(self.roll) * (self.side / self.size)
+        return (points - self._middle) @ linear.T / (self.pixel_aspect, 1) + np.asarray(self.centre)
 
     def cut(self, image: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Cut image uint8 (H, W, 3) BGR to uint8 (256, 256, 3) RGB, into `out` if given; black where the frame ends."""
+        """Cut image uint8 (H, W, 3) BGR to uint8 (size, size, 3) RGB, into `out` if given; black beyond the frame."""
         matrix = self.matrix
-        shrink = int(self.side / CROP_SIZE)
-        if shrink >= 2:  # averaged first: bilinear alone would skip pixels, and alias
-            image, matrix = self._shrunk(image, matrix, shrink)
-        cut = cv2.warpAffine(image, matrix, (CROP_SIZE, CROP_SIZE), flags=cv2.INTER_LINEAR)
+        halvings = int(math.log2(max(1.0, self.side / self.size)))
+        if halvings:  # averaged first: bilinear alone would skip pixels, and alias
+            image, matrix = self._halved(image, matrix, halvings)
+        cut = cv2.warpAffine(image, matrix, (self.size, self.size), flags=cv2.INTER_LINEAR)
         return cv2.cvtColor(cut, cv2.COLOR_BGR2RGB, dst=out)
 
-    def _shrunk(self, image: np.ndarray, matrix: np.ndarray, shrink: int) -> tuple[np.ndarray, np.ndarray]:
+    def _halved(self, image: np.ndarray, matrix: np.ndarray, halvings: int) -> tuple[np.ndarray, np.ndarray]:
+        shrink = 2**halvings
         reach = self.side / 2 * (abs(math.cos(self.roll)) + abs(math.sin(self.roll))) + shrink
         left, right = _span(self.centre[0], reach / self.pixel_aspect, image.shape[1], shrink)
         top, bottom = _span(self.centre[1], reach, image.shape[0], shrink)
         if right <= left or bottom <= top:
             return image, matrix
-        part = image[top:bottom, left:right]
-        small = cv2.resize(part, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
+        small = image[top:bottom, left:right]
+        for _ in range(halvings):  # by three or four at once OpenCV takes five times as long
+            small = cv2.resize(small, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
         # The centre of small pixel 0 lies (shrink - 1) / 2 into the part.
         offset = np.array([left, top]) + (shrink - 1) / 2
         linear = matrix[:, :2]

@@ -63,6 +63,9 @@ def test_card_survives_its_journey():
         ('{"name": "x", "topology": "wflw99"}', "wflw99"),
         ('{"name": "x", "hourglasses": true}', "hourglasses"),
         ('{"name": "x", "crop_margin": NaN}', "crop_margin"),
+        ('{"name": "x", "crop_size": 100}', "crop_size"),
+        ('{"name": "x", "crop_size": 1000000}', "crop_size"),
+        ('{"name": "x", "crop_size": 192.0}', "crop_size"),
         ('{"name": "x", "decoding": "argmax"}', "decoding"),
         ('{"name": "x", "figures": {"nme": "good"}}', "figures"),
         ('{"name": 5}', "name"),
@@ -88,6 +91,17 @@ def test_fake_engine_repeats_one_face_and_needs_points_for_all():
     assert FakeEngine(points)(face_crops(3)).shape == (3, 98, 64, 64)
     with pytest.raises(TabrtError, match="1 crops"):
         FakeEngine(points[None])(face_crops(2))
+
+
+def test_a_card_may_ask_for_smaller_crops():
+    points = np.random.default_rng(0).uniform(20, 170, (98, 2)).astype(np.float32)
+    engine = FakeEngine(points, ModelCard(name="small", crop_size=192))
+    crops = np.zeros((2, 192, 192, 3), np.uint8)
+    maps, boundaries = engine.both(crops)
+    assert (maps.shape, boundaries.shape) == ((2, 98, 48, 48), (2, 16, 48, 48))
+    assert np.abs(decode(maps)[0] - points).max() < 0.2
+    with pytest.raises(TabrtError, match=r"\(N, 192, 192, 3\); it was given uint8 \(2, 256, 256, 3\)"):
+        engine(face_crops(2))
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 17])

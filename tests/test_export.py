@@ -27,6 +27,8 @@ from tabrt.exporting.graph import to_onnx, write_card
 from tabrt.exporting.half import overflowing_layers, to_half
 from tabrt.exporting.int8 import by_groups, to_int8
 from tabrt.heatmaps import render_logits
+from tabrt.network import Tab
+from tabrt.network.checkpoint import save_checkpoint
 from tabrt.network.deployed import torch_maps
 
 ROOT = Path(__file__).parents[1]
@@ -136,7 +138,7 @@ def test_wrong_arguments(arguments: dict, problem: str):
 def test_without_cuda_plain_export_gives_onnx(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(export_module, "has_cuda", lambda: False)
-    monkeypatch.setattr(export_module, "sample_crops", lambda: face_crops(1))
+    monkeypatch.setattr(export_module, "sample_crops", lambda **_: face_crops(1))
     report = export(1, checkpoint=checkpoint)
     assert (report.target, report.precision, report.path.name) == ("onnx", "fp32", "random1-fp32.onnx")
     assert str(report).startswith("random1-fp32.onnx: onnx fp32")
@@ -318,6 +320,22 @@ def test_a_channel_of_next_to_no_weight_keeps_its_bias():
     assert all(np.abs(levels.astype(np.int64)).max() < 1.01 * 2**30 for levels in biases)
     truth, maps = (onnx_maps(kind.SerializeToString(), crops) for kind in (model, small))
     assert np.corrcoef(maps.ravel(), truth.ravel())[0, 1] > 0.9
+
+
+def test_a_network_of_smaller_crops_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(BOUNDS, "int8", 1e9)  # a random network has no peaks to hold on to
+    network = Tab(replace(random_network().config, crop_size=192))
+    network.load_state_dict(random_network().state_dict())
+    save_checkpoint(tmp_path / "small.safetensors", network, replace(CARD, crop_size=192))
+    crops = sample_crops(2, 192)
+    assert crops.shape == (2, 192, 192, 3)
+    truth = load_engine(tmp_path / "small.safetensors", "torch").both(crops)
+    path = export_onnx(tmp_path / "small.safetensors", tmp_path / "small.onnx", "int8", crops).path
+    engine = load_engine(path)
+    assert engine.card.crop_size == 192
+    maps = engine.both(crops)
+    assert [values.shape for values in maps] == [(2, 98, 48, 48), (2, 16, 48, 48)]
+    assert np.corrcoef(maps[0].ravel(), truth[0].ravel())[0, 1] > 0.85
 
 
 def test_shift_is_in_pixels_of_the_crop():

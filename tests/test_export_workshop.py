@@ -90,8 +90,8 @@ def test_the_page_has_a_line_for_every_row_and_says_what_failed(tmp_path: Path):
 def test_rebuilding_and_comparing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A random network has no peaks to hold on to, so what counts here is that every step is taken."""
     monkeypatch.setitem(BOUNDS, "fp16", 1e9)
-    monkeypatch.setattr(export.rebuild, "sample_crops", lambda: face_crops(1))
-    monkeypatch.setattr(export.parity, "sample_crops", lambda: face_crops(1))
+    monkeypatch.setattr(export.rebuild, "sample_crops", lambda **_: face_crops(1))
+    monkeypatch.setattr(export.parity, "sample_crops", lambda **_: face_crops(1))
     monkeypatch.setattr(export.parity, "FOLDER", tmp_path)
     monkeypatch.setattr(export.parity, "CPU_ENGINES", ("onnxruntime",))
     monkeypatch.setattr(export.parity, "THREADS", (1,))
@@ -142,7 +142,7 @@ def test_calibration_faces_are_none_of_those_that_judge(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(export.rebuild, "shared_faces", watched)
     monkeypatch.setattr(export.rebuild, "CACHE", ROOT.parent / "cache")
-    crops = calibration_crops(SHARED_FACES, 10)
+    crops = calibration_crops(SHARED_FACES, count=10)
     assert (crops.shape, crops.dtype) == ((10, 256, 256, 3), np.uint8)
     assert names
     assert not held_out(np.asarray(names)).any()
@@ -150,7 +150,7 @@ def test_calibration_faces_are_none_of_those_that_judge(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("tensorrt", [False, True])
 def test_the_triton_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tensorrt: bool):
-    monkeypatch.setattr("tabrt.exporting.export.sample_crops", lambda: face_crops(1))
+    monkeypatch.setattr("tabrt.exporting.export.sample_crops", lambda **_: face_crops(1))
     told = write_repository(random_checkpoint(tmp_path), tmp_path / "models", tensorrt)
     assert "--model-repository" in told
     place = tmp_path / "models" / "random"

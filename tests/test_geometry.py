@@ -76,3 +76,18 @@ def test_overlap_by_hand():
     assert box.overlap(Box(5, 0, 15, 10)) == pytest.approx(50 / 150)
     assert box.overlap(box) == 1 and box.overlap(Box(10, 0, 20, 10)) == 0 and box.overlap(Box(30, 30, 40, 40)) == 0
     assert Box.of(np.array([[3, 4], [1, 9], [2, 2]])) == Box(1, 2, 3, 9)
+
+
+@pytest.mark.parametrize("size", [64, 192, 512])
+def test_a_crop_of_another_size_shows_the_same_part(size: int):
+    crop = Crop((210.5, 180.25), 160.0, 0.3, size=size)
+    corners = np.array([[-0.5, -0.5], [size - 0.5, -0.5], [size - 0.5, size - 0.5]])
+    usual = Crop((210.5, 180.25), 160.0, 0.3).to_frame(np.array([[-0.5, -0.5], [255.5, -0.5], [255.5, 255.5]]))
+    np.testing.assert_allclose(crop.to_frame(corners), usual, atol=1e-9)
+    np.testing.assert_allclose(crop.to_crop(crop.to_frame(corners)), corners, atol=1e-9)
+    image = np.zeros((360, 420, 3), np.uint8)
+    cv2.circle(image, (230, 170), 6, (255, 255, 255), -1)
+    picture = crop.cut(image)
+    assert picture.shape == (size, size, 3)
+    found = np.argwhere(picture[..., 0] > 127).mean(axis=0)[::-1]
+    np.testing.assert_allclose(found, crop.to_crop(np.array([230.0, 170.0])), atol=0.4)

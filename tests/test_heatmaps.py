@@ -142,3 +142,23 @@ print(after - before, wakes_of_others() - after)
     if not one_product:
         pytest.skip("numpy's BLAS starts no threads here")
     assert decoding == 0
+
+
+@pytest.mark.parametrize("size", [16, 48, 128])
+@pytest.mark.parametrize(("draw", "decoding"), [(render_logits, "softmax"), (render, "gaussian")])
+def test_maps_of_any_size_give_back_the_points(size: int, draw, decoding: str):
+    points = np.random.default_rng(0).uniform(20, 4 * size - 20, (2, 98, 2))  # whole in the map
+    found, confidence = decode(draw(points, size=size), decoding)
+    assert np.abs(found - points).max() < 0.2
+    assert confidence.min() > 0.7
+
+
+def test_a_peak_in_the_corner_counts_what_lies_in_the_map_alone():
+    """Its window is moved inwards: what that takes in beyond seven cells must not pull at the point."""
+    maps = np.full((1, 2, 64, 64), -np.inf, np.float32)
+    maps[0, 0, 1, 2] = maps[0, 0, 8, 9] = 0  # seven cells away: the mean lies between them
+    maps[0, 1, 1, 2], maps[0, 1, 9, 10] = 0.1, 0  # eight cells away
+    found, confidence = decode(maps)
+    np.testing.assert_allclose(to_cells(found[0, 0]), [5.5, 4.5], atol=1e-4)
+    np.testing.assert_allclose(to_cells(found[0, 1]), [2, 1], atol=1e-4)
+    assert confidence[0, 0] < 0.6 < 0.9 < confidence[0, 1]

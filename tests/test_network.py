@@ -173,6 +173,21 @@ def test_a_wrong_config_is_refused(changes, told):
         TabConfig(**changes)
 
 
+@pytest.mark.parametrize("size", [64, 192, 320])
+def test_crops_of_other_sizes_give_maps_of_a_quarter(size: int):
+    network = Tab(TabConfig.of_width("lite", hourglasses=1, crop_size=size)).eval()
+    with torch.no_grad():
+        maps = network(torch.zeros(1, 3, size, size))
+    assert maps.landmarks.shape == (1, 98, size // 4, size // 4)
+    assert maps.boundaries[-1].shape == (1, 16, size // 4, size // 4)
+
+
+def test_a_crop_size_that_cannot_be_halved_is_refused():
+    for size in (100, 32, 1024, 192.0, True):
+        with pytest.raises(TabrtError, match="crop_size"):
+            TabConfig(crop_size=size)
+
+
 def test_a_config_of_an_older_version_has_the_defaults_of_newer_fields():
     """So that a new field does not make the checkpoints that ship unreadable."""
     config = TabConfig.of_width("lite", hourglasses=1)

@@ -107,7 +107,7 @@ def open_engine(path: Path, runtime: StandIn, cache: Path, compiling: bool = Tru
 
 @pytest.fixture(autouse=True)
 def _few_crops(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "sample_crops", lambda: face_crops(3))
+    monkeypatch.setattr(judging, "sample_crops", lambda **_: face_crops(3))
 
 
 @pytest.fixture
@@ -372,7 +372,7 @@ def test_auto_does_not_compile_for_a_new_driver(checkpoint: Path, cache: Path, m
 
 def test_one_level_peak_does_not_refuse_a_sound_engine(checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
     """Of 3,136 points, six may lie up to 2 px away; a seventh, or one that is farther, tells of something else."""
-    monkeypatch.setattr(judging, "sample_crops", lambda: np.repeat(face_crops(1), 32, axis=0))
+    monkeypatch.setattr(judging, "sample_crops", lambda **_: np.repeat(face_crops(1), 32, axis=0))
     runtime = StandIn(moved={(): 1.0}, level=3)  # in each of two batches
     assert build(checkpoint, "fp16", runtime).float_parts == ()
     assert len(runtime.compiled) == 1

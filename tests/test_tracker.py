@@ -15,6 +15,7 @@ import pytest
 from conftest import CLIP, TIMES, environment
 
 import tabrt
+from tabrt.card import ModelCard
 from tabrt.engines.engine import FakeEngine
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame
@@ -100,6 +101,21 @@ def test_at_most_so_many_faces_are_followed():
     with Tracker(engine=FakeEngine(upright_face()), detector=detector, faces=2) as tracker:
         scenes = [tracker(Frame(np.zeros((480, 640, 3), np.uint8), i, i / 30)) for i in range(20)]
     assert max(len(scene.faces) for scene in scenes) == 2
+
+
+def test_a_model_of_smaller_crops_gives_the_same_face():
+    """Its card says how large a crop it takes; in frame pixels nothing changes."""
+    places = []
+    for size in (256, 192):
+        points = (upright_face() + 0.5) * (size / 256) - 0.5
+        engine = FakeEngine(points, ModelCard(name="fake", crop_size=size))
+        detector = Detector()
+        detector.boxes = [box_at(300, 200, 90)]
+        with Tracker(engine=engine, detector=detector, smoothing=0) as tracker:
+            scenes = [tracker(Frame(np.zeros((480, 640, 3), np.uint8), i, i / 30)) for i in range(3)]
+        assert scenes[-1].faces[0].crop.size == size
+        places.append(scenes[-1].faces[0].points)
+    np.testing.assert_allclose(places[1], places[0], atol=0.2)
 
 
 class Counted:

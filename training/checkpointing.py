@@ -34,6 +34,7 @@ def card_of(config: TabConfig, recipe: Recipe, sizes: dict[str, int]) -> ModelCa
         topology=config.topology,
         hourglasses=config.hourglasses,
         width=config.width,
+        crop_size=config.crop_size,
         decoding="gaussian" if recipe.loss == "mse" else "softmax",
         training_data=", ".join(f"{name} ({size:,} faces)" for name, size in sizes.items()),
         licence=licence,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -67,7 +67,8 @@ def judge(faces: FaceSet, engine: Engine, detector: Boxer | None = None, perturb
         for i in batch:
             crop = _place(faces, i, engine.card.crop_margin, detector)
             rng = np.random.default_rng((i, 0))
-            crops.append(crop and moved(perturbation, crop, rng, engine.card.crop_margin))
+            crop = crop and moved(perturbation, crop, rng, engine.card.crop_margin)
+            crops.append(crop and replace(crop, size=engine.card.crop_size))
         found = {i: crop for i in batch if (crop := crops[i]) is not None}
         if not found:
             continue

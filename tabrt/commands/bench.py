@@ -10,7 +10,6 @@ from time import perf_counter
 import numpy as np
 
 from tabrt.engines.engine import CPU, Engine, load_engine
-from tabrt.geometry import CROP_SIZE
 from tabrt.hardware import available_threads
 from tabrt.variants import DEFAULT_MODEL
 
@@ -54,7 +53,8 @@ def bench(
 
 def milliseconds(engine: Engine, faces: int, runs: int = RUNS) -> tuple[float, float, float]:
     """Lower quartile, median and upper quartile of an engine's call on this many crops, after a warm-up."""
-    crops = np.random.default_rng(0).integers(0, 256, (faces, CROP_SIZE, CROP_SIZE, 3), np.uint8)
+    size = engine.card.crop_size
+    crops = np.random.default_rng(0).integers(0, 256, (faces, size, size, 3), np.uint8)
     began = perf_counter()
     # An idle GPU takes seconds to raise its clock, so there the warm-up is by time.
     while perf_counter() - began < (0 if engine.device == CPU else GPU_WARMUP):

@@ -129,7 +129,7 @@ def engine_state(name: str) -> str:
     try:
         engine = load_engine(DEFAULT_MODEL, name, device="cpu")
         try:
-            engine(np.zeros((1, CROP_SIZE, CROP_SIZE, 3), np.uint8))
+            engine(np.zeros((1, engine.card.crop_size, engine.card.crop_size, 3), np.uint8))
         finally:
             engine.close()
     except TabrtError as problem:

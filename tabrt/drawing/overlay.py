@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from tabrt.faces import Face, Layer, Scene
-from tabrt.geometry import HEATMAP_SIZE, STRIDE, Crop
+from tabrt.geometry import STRIDE, Crop
 from tabrt.topology import Topology
 
 # BGR, by id: told apart with any colour vision, and all brighter than skin in shade.
@@ -192,13 +192,14 @@ def _curve_matrix(knots: int) -> np.ndarray:
 
 
 def _draw_maps(image: np.ndarray, crop: Crop, boundaries: np.ndarray, offset: float) -> None:
-    """Lay boundary heatmaps (16, 64, 64) over the crop's part of the image, brightest where they are."""
-    corners = crop.to_frame(np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) * (HEATMAP_SIZE - 1.0) * STRIDE + offset)
+    """Lay boundary heatmaps (16, S, S) over the crop's part of the image, brightest where they are."""
+    last = boundaries.shape[-1] - 1  # cell
+    corners = crop.to_frame(np.array([[0, 0], [0, last], [last, 0], [last, last]]) * STRIDE + offset)
     canvas = _Canvas(image, corners, margin=0)
     if not canvas.visible:
         return
     heat = np.nan_to_num(boundaries[:-1]).max(axis=0).clip(0, 1)
-    cells = np.array([[0, 0], [HEATMAP_SIZE - 1, 0], [0, HEATMAP_SIZE - 1]], np.float32)
+    cells = np.array([[0, 0], [last, 0], [0, last]], np.float32)
     matrix = cv2.getAffineTransform(cells, (crop.to_frame(cells * STRIDE + offset) - canvas.origin).astype(np.float32))
     size = canvas.part.shape[1::-1]
     warped = cv2.warpAffine((heat**1.5 * 255).astype(np.uint8), matrix, size, flags=cv2.INTER_CUBIC)

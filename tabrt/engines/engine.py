@@ -15,7 +15,6 @@ from tabrt.card import MAX_BATCH, ModelCard
 from tabrt.engines.gpu import is_installed
 from tabrt.errors import EngineUnavailable, TabrtError
 from tabrt.files import MODEL_FOLDER
-from tabrt.geometry import CROP_SIZE, HEATMAP_SIZE
 from tabrt.hardware import has_cuda, int8_instructions
 from tabrt.heatmaps import render, render_logits
 from tabrt.topology import BOUNDARY_CHANNELS
@@ -37,6 +36,7 @@ log = logging.getLogger("tabrt")
 class Engine(Protocol):
     """Runs one model. Crops are uint8 (N, 256, 256, 3) RGB, any N from 0; maps are float32.
 
+    A card may say another crop_size than 256; the maps' sides are then its map_size, not 64.
     One that reads its maps where they lie, on a GPU, also has `read(crops)`: points (N, L, 2) in crop px and
     confidences (N, L), as `tabrt.heatmaps.decode` gives them.
     """
@@ -78,18 +78,18 @@ class FakeEngine:
             raise TabrtError(f"points must be ([N,] {self.card.points}, 2); found {self.points.shape}")
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
-        check_crops(crops)
+        check_crops(crops, self.card)
         points = self.points
         if points.ndim == 2:
             points = np.broadcast_to(points, (len(crops), *points.shape))
         if len(points) < len(crops):
             raise TabrtError(f"the fake engine has points for {len(points)} crops; it was given {len(crops)}")
         draw = render_logits if self.card.decoding == "softmax" else render
-        return draw(points[: len(crops)], offset=self.card.offset)
+        return draw(points[: len(crops)], offset=self.card.offset, size=self.card.map_size)
 
     def boundaries(self, crops: np.ndarray) -> np.ndarray:
-        check_crops(crops)
-        return np.zeros((len(crops), BOUNDARY_CHANNELS, HEATMAP_SIZE, HEATMAP_SIZE), np.float32)
+        check_crops(crops, self.card)
+        return np.zeros((len(crops), BOUNDARY_CHANNELS, self.card.map_size, self.card.map_size), np.float32)
 
     def both(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self(crops), self.boundaries(crops)
@@ -98,11 +98,12 @@ class FakeEngine:
         pass
 
 
-def check_crops(crops: np.ndarray) -> None:
-    """Raises TabrtError unless crops are uint8 (N, 256, 256, 3)."""
-    if not isinstance(crops, np.ndarray) or crops.dtype != np.uint8 or crops.shape[1:] != (CROP_SIZE, CROP_SIZE, 3):
+def check_crops(crops: np.ndarray, card: ModelCard) -> None:
+    """Raises TabrtError unless crops are uint8 (N, 256, 256, 3), or of the card's crop_size."""
+    size = card.crop_size
+    if not isinstance(crops, np.ndarray) or crops.dtype != np.uint8 or crops.shape[1:] != (size, size, 3):
         found = f"{crops.dtype} {crops.shape}" if isinstance(crops, np.ndarray) else type(crops).__name__
-        raise TabrtError(f"an engine takes crops uint8 (N, {CROP_SIZE}, {CROP_SIZE}, 3); it was given {found}")
+        raise TabrtError(f"an engine takes crops uint8 (N, {size}, {size}, 3); it was given {found}")
 
 
 def in_batches(
@@ -112,8 +113,8 @@ def in_batches(
 
     At most MAX_BATCH run at once, and more are shared out evenly: 17 as 9 and 8.
     """
-    check_crops(crops)
-    shape = (HEATMAP_SIZE, HEATMAP_SIZE)
+    check_crops(crops, card)
+    shape = (card.map_size, card.map_size)
     if len(crops) == 0:
         return np.zeros((0, card.points, *shape), np.float32), np.zeros((0, BOUNDARY_CHANNELS, *shape), np.float32)
     if len(crops) <= MAX_BATCH:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from tabrt.card import MAX_BATCH, ModelCard
 from tabrt.detection import Detector
 from tabrt.errors import TabrtError
 from tabrt.film.reading import open_film
-from tabrt.geometry import Crop
+from tabrt.geometry import CROP_SIZE, Crop
 from tabrt.heatmaps import decode
 
 # Crop px: how far SHARES (%) of the points may move from torch float32's. Where a map has two level peaks, the last bit
@@ -86,8 +86,8 @@ def onnx_maps(model: bytes, crops: np.ndarray) -> np.ndarray:
     return np.concatenate([session.run(["landmarks"], {"crops": batch})[0] for batch in batches])
 
 
-def sample_crops(count: int = SAMPLE) -> np.ndarray:
-    """Real crops uint8 (count, 256, 256, 3) RGB of the demo film's face, rolled, scaled and shifted a little."""
+def sample_crops(count: int = SAMPLE, size: int = CROP_SIZE) -> np.ndarray:
+    """Real crops uint8 (count, size, size, 3) RGB of the demo film's face, rolled, scaled and shifted a little."""
     spread = np.random.default_rng(0)
     crops: list[np.ndarray] = []
     detector = Detector()
@@ -98,7 +98,7 @@ def sample_crops(count: int = SAMPLE) -> np.ndarray:
                     break
                 if frame.index % STEP == 0:
                     boxes = detector(frame.image, 1)
-                    crops += [_varied(Crop.around(box), spread).cut(frame.image) for box in boxes]
+                    crops += [_varied(Crop.around(box, size=size), spread).cut(frame.image) for box in boxes]
     finally:
         detector.close()
     if not crops:
@@ -108,4 +108,5 @@ def sample_crops(count: int = SAMPLE) -> np.ndarray:
 
 def _varied(crop: Crop, spread: np.random.Generator) -> Crop:
     x, y = np.asarray(crop.centre) + spread.normal(0, 0.03, 2) * crop.side
-    return Crop((float(x), float(y)), crop.side * spread.uniform(0.9, 1.15), crop.roll + spread.normal(0, 0.2))
+    side, roll = crop.side * spread.uniform(0.9, 1.15), crop.roll + spread.normal(0, 0.2)
+    return replace(crop, centre=(float(x), float(y)), side=side, roll=roll)

@@ -10,7 +10,6 @@ import numpy as np
 from tabrt.engines.engine import CPU, checkpoint_file, in_batches
 from tabrt.engines.gpu import DRIVERS, require_gpu
 from tabrt.errors import EngineUnavailable, TabrtError, first_line, install_extra
-from tabrt.geometry import CROP_SIZE
 from tabrt.hardware import Gpu
 
 try:
@@ -37,7 +36,8 @@ def load(path: Path, threads: int | None = None, device: str = "cpu") -> TorchEn
     engine = TorchEngine(path)  # what is wrong with the file is not the GPU's fault
     try:
         engine.move("cuda", gpu.name)
-        engine(np.zeros((1, CROP_SIZE, CROP_SIZE, 3), np.uint8))
+        size = engine.card.crop_size
+        engine(np.zeros((1, size, size, 3), np.uint8))
         return engine
     except Exception as error:  # no memory, a card that another process holds alone
         raise EngineUnavailable(f"torch does not run on the {gpu.name}: {first_line(error)}") from error

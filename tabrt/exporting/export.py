@@ -37,7 +37,7 @@ class Report:
         return (
             f"{self.path}: {self.target} {self.precision}, {self.size / 1e6:.1f} MB; points differ from torch float32 "
             f"by at most {self.shift.worst:.4f} px (95 of 100 by at most {self.shift.most:.4f}, median "
-            f"{self.shift.median:.4f}) of 256 on {self.crops} crops{kept}"
+            f"{self.shift.median:.4f}) of the crop on {self.crops} crops{kept}"
         )
 
 
@@ -100,7 +100,8 @@ def export_onnx(
         from tabrt.exporting.converting import convert  # needs onnx, which TensorRT does not
     except ModuleNotFoundError as problem:
         raise missing_package(problem, "export") from problem
-    crops = sample_crops() if crops is None else crops
+    if crops is None:
+        crops = sample_crops(size=load_checkpoint(checkpoint)[1].crop_size)
     converted = convert(checkpoint, precision, crops, calibration=crops)
     if converted.objection:
         raise TabrtError(f"{converted.objection}: export with --precision fp32")

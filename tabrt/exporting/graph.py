@@ -12,7 +12,6 @@ import onnx
 import torch
 
 from tabrt.card import CARD_KEY, ModelCard
-from tabrt.geometry import CROP_SIZE
 from tabrt.network.deployed import Deployed
 from tabrt.network.tab import Tab
 
@@ -22,7 +21,8 @@ OUTPUTS = ("landmarks", "boundaries")
 
 def to_onnx(network: Tab) -> onnx.ModelProto:
     """The deployed network in float32: dynamic batch, every other size constant, nodes named after their modules."""
-    example = torch.zeros(2, CROP_SIZE, CROP_SIZE, 3, dtype=torch.uint8)
+    size = network.config.crop_size
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             Deployed(network).eval(),

@@ -20,7 +20,6 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 from tabrt.exporting.inside import inner_values
-from tabrt.geometry import CROP_SIZE, HEATMAP_SIZE
 from tabrt.network.tab import IMAGE_MEAN, IMAGE_STD
 
 CLIPPED = 5  # % of the crops whose extremes may lie outside a value's range: one odd crop must not cost all others
@@ -122,6 +121,8 @@ class _Int8:
 
     def __init__(self, model: onnx.ModelProto, ranges: dict[str, tuple[float, float]]):
         self._source = model
+        self._crop_size = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
+        self._map_size = model.graph.output[0].type.tensor_type.shape.dim[2].dim_value
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
         self._values = {value.name: numpy_helper.to_array(value) for value in model.graph.initializer}
@@ -187,7 +188,7 @@ class _Int8:
         """GROUP pixels of a row as one of 12 channels, and the two outputs they give as one of twice the channels."""
         output = self._users[node.output[0]][0].output[0]
         levels = self._levels["crops"]
-        groups = self._reshaped("crops", (CROP_SIZE, CROP_SIZE // GROUP, 3 * GROUP))
+        groups = self._reshaped("crops", (self._crop_size, self._crop_size // GROUP, 3 * GROUP))
         planes = self._node("Transpose", [groups], "crops/planes", perm=PLANES)
         wide, left, right = by_groups(kernel, pad)
         sizes: dict[str, Any] = {"kernel_shape": wide.shape[2:], "strides": [2, 1], "pads": [pad, left, pad, right]}
@@ -196,17 +197,17 @@ class _Int8:
         pairs = self._node("Relu", node.output, f"{output}/pairs")
         levels = self._levels[output] = self._levels_of(output)
         written = self._node("Transpose", [self._quantised(pairs, levels)], f"{output}/rows", perm=ROWS)
-        half = CROP_SIZE // 2
+        half = self._crop_size // 2
         self._node("Transpose", [self._reshaped(written, (half, half, len(bias)))], f"{output}/levels", perm=PLANES)
 
     def _last(self, node: onnx.NodeProto) -> None:
         """The landmark maps in float32; over a row of cells, for ONNX Runtime then needs no layout of its own."""
         kernel, bias = self._weights(node)
-        flat = self._reshaped(self._float(node.input[0]), (kernel.shape[1], HEATMAP_SIZE**2))
+        flat = self._reshaped(self._float(node.input[0]), (kernel.shape[1], self._map_size**2))
         weights = [self._constant(f"{node.output[0]}/weight", kernel[..., 0].astype(np.float32)),
                    self._constant(f"{node.output[0]}/bias", bias.astype(np.float32))]  # fmt: skip
         maps = self._node("Conv", [flat, *weights], f"{node.output[0]}/flat", node.name, kernel_shape=[1])
-        self._reshaped(maps, (len(kernel), HEATMAP_SIZE, HEATMAP_SIZE), node.output[0])
+        self._reshaped(maps, (len(kernel), self._map_size, self._map_size), node.output[0])
 
     def _doubled(self, source: str, output: str) -> None:
         """Nearest upsampling ×2: each row and column twice."""

@@ -18,7 +18,6 @@ from tabrt.ahead import ahead
 from tabrt.drawing import Drawing
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame, Scene
-from tabrt.geometry import CROP_SIZE
 from tabrt.live.camera import LiveCamera
 from tabrt.live.run import Run, Wish, quit_by_signal
 from tabrt.sinks import Sink
@@ -89,6 +88,7 @@ def tracked(camera: LiveCamera, tracker: Tracker) -> Iterator[Scene | None]:
 
 def warm_up(tracker: Tracker) -> None:
     """Run everything once, for a first run is many times slower than the next."""
-    tracker.engine(np.zeros((1, CROP_SIZE, CROP_SIZE, 3), np.uint8))
+    size = tracker.engine.card.crop_size
+    tracker.engine(np.zeros((1, size, size, 3), np.uint8))
     tracker(Frame(np.zeros((480, 640, 3), np.uint8), 0, time.monotonic()))
     tracker.reset()

@@ -87,13 +87,15 @@ def _described(metadata: dict[str, str], path: Path) -> tuple[TabConfig, ModelCa
     if CARD_KEY not in metadata:  # one from the middle of a training run
         return config, _plain_card(path.stem, config)
     card = ModelCard.from_json(metadata[CARD_KEY])
-    if (card.topology, card.hourglasses) != (config.topology, config.hourglasses):
-        raise TabrtError(f"{path} has a card of another network ({card.topology}, {card.hourglasses} hourglasses)")
+    described = (card.topology, card.hourglasses, card.crop_size)
+    if described != (config.topology, config.hourglasses, config.crop_size):
+        told = f"{card.topology}, {card.hourglasses} hourglasses, crops of {card.crop_size} px"
+        raise TabrtError(f"{path} has a card of another network ({told})")
     return config, card
 
 
 def _plain_card(name: str, config: TabConfig) -> ModelCard:
-    return ModelCard(name, config.topology, config.hourglasses, config.width)
+    return ModelCard(name, config.topology, config.hourglasses, config.width, crop_size=config.crop_size)
 
 
 def _skeleton(config: TabConfig) -> Tab:

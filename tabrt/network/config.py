@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 
 from tabrt.errors import TabrtError
+from tabrt.geometry import CROP_SIZE, CROP_SIZES
 from tabrt.topology import BOUNDARY_CHANNELS, topology_named
 from tabrt.variants import WIDTHS
 
@@ -21,6 +22,7 @@ class TabConfig:
     stem: the layers from 256×256 to 64×64 (paper Table 8; `slim` is tabrt's own, for CPUs). channels: width of the
     hourglasses. balt_channels: width W of the landmark transform. features: boundary-aware features taken at every
     scale of the last hourglass or only at the last (Table 9). fusion: 0–3, how many levels are fused (Table 10).
+    crop_size: side of the picture it is trained on, px; its maps have a quarter of that.
     """
 
     topology: str = "wflw98"
@@ -30,6 +32,7 @@ class TabConfig:
     balt_channels: int = 48
     features: str = "multi"
     fusion: int = 2
+    crop_size: int = CROP_SIZE
 
     def __post_init__(self) -> None:
         topology_named(self.topology)
@@ -44,6 +47,9 @@ class TabConfig:
             value = getattr(self, name)
             whole = isinstance(value, int) and not isinstance(value, bool)
             _require(whole and low <= value <= high, f"{name} is {value!r}; it must be a whole number {low}…{high}")
+        whole = isinstance(self.crop_size, int) and self.crop_size in CROP_SIZES
+        sizes = ", ".join(map(str, CROP_SIZES))
+        _require(whole, f"crop_size is {self.crop_size!r}; it must be one of {sizes}")
         _require(self.channels % 4 == 0, f"channels is {self.channels}; it must be a multiple of 4")
 
     @classmethod

@@ -20,7 +20,7 @@ from tabrt.detection import SAME_FACE, Detector, intersection_over_minimum
 from tabrt.engines.engine import Engine, load_engine
 from tabrt.errors import TabrtError
 from tabrt.faces import Face, Frame, Scene
-from tabrt.geometry import CROP_SIZE, Box, Crop
+from tabrt.geometry import Box, Crop
 from tabrt.heatmaps import decode
 from tabrt.measures import Calibration, Lens, Person, Sight
 from tabrt.topology import WFLW98, topology_named
@@ -295,7 +295,8 @@ class Tracker:
         track.crop = self._crop_after(look.points)
 
     def _crop_after(self, points: np.ndarray) -> Crop:
-        return Crop.following(points, self.topology.roll(points), self.engine.card.crop_margin)
+        card = self.engine.card
+        return Crop.following(points, self.topology.roll(points), card.crop_margin, card.crop_size)
 
     def _part(self) -> None:
         """Where two tracks have come to lie on one face, keep that which was seen to get there, else the older."""
@@ -328,7 +329,9 @@ class Tracker:
         unknown = [
             box for box in boxes if all(intersection_over_minimum(box, track.box) < SAME_FACE for track in self._tracks)
         ]
-        crops = [Crop.around(box, self.engine.card.crop_margin) for box in unknown[: self._faces - len(self._tracks)]]
+        card = self.engine.card
+        places = unknown[: self._faces - len(self._tracks)]
+        crops = [Crop.around(box, card.crop_margin, card.crop_size) for box in places]
         # Looked at twice: the second crop lies as those of a followed face do.
         crops = [self._crop_after(look.points) for look in self._look(image, crops) if _is_sound(look, image.shape)]
         for look in self._look(image, crops):
@@ -370,8 +373,9 @@ class Tracker:
         """Run the network on all crops at once."""
         if not crops:
             return []
+        card = self.engine.card
         with self._stage("crop"):
-            cuts = np.empty((len(crops), CROP_SIZE, CROP_SIZE, 3), np.uint8)
+            cuts = np.empty((len(crops), card.crop_size, card.crop_size, 3), np.uint8)
             for crop, cut in zip(crops, cuts, strict=True):
                 crop.cut(image, cut)
         with self._stage("network"):
@@ -383,7 +387,6 @@ class Tracker:
                 maps, boundaries = self.engine.both(cuts) if self._boundaries else (self.engine(cuts), None)
         with self._stage("maps"):
             if read is None:
-                card = self.engine.card
                 points, confidence = decode(maps, card.decoding, card.offset)
             return [
                 _Look(crop, crop.to_frame(points[i]), confidence[i], None if boundaries is None else boundaries[i])

@@ -23,7 +23,7 @@ from tabrt.engines.gpu import CUDA_PROVIDER, require_library
 from tabrt.engines.onnxruntime.session import open_session, options_for
 from tabrt.errors import EngineUnavailable, TabrtError, first_line
 from tabrt.files import read_bounded
-from tabrt.geometry import CROP_SIZE, HEATMAP_SIZE
+from tabrt.geometry import CROP_SIZE
 from tabrt.hardware import cache_folder
 from tabrt.topology import BOUNDARY_CHANNELS
 
@@ -122,8 +122,8 @@ class _Batch:
     """One batch size of a session."""
 
     def __init__(self, session: onnxruntime.InferenceSession, size: int, card: ModelCard, provider: Provider):
-        maps = (HEATMAP_SIZE, HEATMAP_SIZE)
-        self._crops = provider.buffer((size, CROP_SIZE, CROP_SIZE, 3), np.uint8)
+        maps = (card.map_size, card.map_size)
+        self._crops = provider.buffer((size, card.crop_size, card.crop_size, 3), np.uint8)
         self._outputs = {
             "landmarks": provider.buffer((size, card.points, *maps), np.float32),
             "boundaries": provider.buffer((size, BOUNDARY_CHANNELS, *maps), np.float32),

@@ -9,7 +9,6 @@ import onnxruntime
 
 from tabrt.card import CARD_KEY, ModelCard
 from tabrt.errors import TabrtError, first_line
-from tabrt.geometry import CROP_SIZE, HEATMAP_SIZE
 from tabrt.topology import BOUNDARY_CHANNELS
 
 # The key by which ONNX names data outside the file. It is looked for in the bytes, before ONNX Runtime sees them: some
@@ -64,9 +63,9 @@ def _card(session: onnxruntime.InferenceSession, path: Path) -> ModelCard:
 
 def _check_signature(session: onnxruntime.InferenceSession, card: ModelCard, path: Path) -> None:
     """Raises TabrtError unless inputs and outputs have tabrt's names, types and sizes."""
-    maps = [HEATMAP_SIZE, HEATMAP_SIZE]
+    maps = [card.map_size, card.map_size]
     expected = [
-        ("crops", "tensor(uint8)", [CROP_SIZE, CROP_SIZE, 3]),
+        ("crops", "tensor(uint8)", [card.crop_size, card.crop_size, 3]),
         ("landmarks", "tensor(float)", [card.points, *maps]),
         ("boundaries", "tensor(float)", [BOUNDARY_CHANNELS, *maps]),
     ]

@@ -47,9 +47,9 @@ def compile_settings(precision: str, float_parts: tuple[str, ...]) -> dict[str, 
     return settings
 
 
-def profile() -> dict[str, tuple[int, ...]]:
-    """The one optimisation profile: any batch up to MAX_BATCH, tuned for a single face."""
-    shape = (CROP_SIZE, CROP_SIZE, 3)
+def profile(size: int = CROP_SIZE) -> dict[str, tuple[int, ...]]:
+    """The one optimisation profile: any batch up to MAX_BATCH, tuned for a single face. size: of a crop, px."""
+    shape = (size, size, 3)
     return {"min_shape": (1, *shape), "opt_shape": (1, *shape), "max_shape": (MAX_BATCH, *shape)}
 
 
@@ -60,7 +60,8 @@ def settings_in_words(precision: str) -> str:
 
 def exported_program(network: Tab, device: str) -> torch.export.ExportedProgram:
     """The deployed network as Torch-TensorRT takes it: 1…MAX_BATCH crops, batch norms folded in float32."""
-    example = torch.zeros(2, CROP_SIZE, CROP_SIZE, 3, dtype=torch.uint8, device=device)
+    size = network.config.crop_size
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8, device=device)
     faces = torch.export.Dim("faces", min=1, max=MAX_BATCH)
     return torch.export.export(Deployed(folded(network)).eval().to(device), (example,), dynamic_shapes=({0: faces},))
 
@@ -77,7 +78,7 @@ def compiled(
         try:
             made = library.dynamo.compile(
                 exported_program(network, device),
-                arg_inputs=[library.Input(**profile(), dtype=torch.uint8)],
+                arg_inputs=[library.Input(**profile(network.config.crop_size), dtype=torch.uint8)],
                 timing_cache_path=str(timing),
                 **compile_settings(precision, float_parts),
             )

@@ -42,7 +42,7 @@ def build(checkpoint: Path, precision: str, runtime: Runtime) -> Built:
         raise TabrtError(f"TensorRT engines are made in fp32 or fp16, not {precision}; use --to onnx")
     network, card = load_checkpoint(checkpoint)
     card = replace(card, precision=precision)
-    crops = sample_crops()
+    crops = sample_crops(size=card.crop_size)
     with guarded("comparing with float32"):
         truth = runtime.reference(network, crops)
     objection = None

@@ -106,7 +106,7 @@ class TensorRTEngine:
 
     def read(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Points (N, L, 2) in crop px and confidences (N, L), read on the GPU: the maps stay there."""
-        check_crops(crops)
+        check_crops(crops, self.card)
         if len(crops) == 0:
             return np.zeros((0, self.card.points, 2), np.float32), np.zeros((0, self.card.points), np.float32)
         values = in_batches(lambda batch: self._run(batch, "points"), crops, self.card)[0]

@@ -19,7 +19,6 @@ from tabrt.card import MAX_BATCH, ModelCard
 from tabrt.engines import decoding
 from tabrt.engines.engine import BATCH_SIZES, padded_size
 from tabrt.errors import EngineUnavailable
-from tabrt.geometry import CROP_SIZE, HEATMAP_SIZE
 from tabrt.topology import BOUNDARY_CHANNELS
 
 cuda: Any = torch.cuda
@@ -104,10 +103,10 @@ class GpuProgram:
 
     def _allocate(self) -> None:
         """Buffers for MAX_BATCH crops, of which smaller batches take the front; on the GPU, and pinned on the host."""
-        maps = (HEATMAP_SIZE, HEATMAP_SIZE)
+        maps, pixels = (self._card.map_size,) * 2, self._card.crop_size
         kinds = {kind: KINDS[self._engine.get_tensor_dtype(name).name] for kind, name in self._names.items()}
         shapes = {
-            "crops": (MAX_BATCH, CROP_SIZE, CROP_SIZE, 3),
+            "crops": (MAX_BATCH, pixels, pixels, 3),
             "landmarks": (MAX_BATCH, self._card.points, *maps),
             "boundaries": (MAX_BATCH, BOUNDARY_CHANNELS, *maps),
             "points": (MAX_BATCH, self._card.points, 3),
@@ -146,7 +145,7 @@ class GpuProgram:
         if context is None or self._workspace is None:
             raise EngineUnavailable("TensorRT gives no execution context: the GPU may be out of memory")
         context.set_device_memory(self._workspace.data_ptr(), self._workspace.numel())
-        shape = (size, CROP_SIZE, CROP_SIZE, 3)
+        shape = (size, self._card.crop_size, self._card.crop_size, 3)
         if not context.set_input_shape(self._names["crops"], shape):
             raise EngineUnavailable(f"the engine does not take {size} crops")
         for kind, name in self._names.items():
