@@ -91,6 +91,21 @@ def test_an_upright_face_is_found_in_a_photo_lying_on_its_side(tmp_path: Path):
     assert cv2.imread(str(tmp_path / "out" / "lying.jpg")).shape == upright.shape
 
 
+def test_a_face_that_the_network_does_not_believe_is_told_of(tmp_path: Path):
+    smiley = np.full((360, 360, 3), 255, np.uint8)
+    cv2.circle(smiley, (180, 180), 120, (80, 200, 255), -1)
+    for x in (140, 220):
+        cv2.circle(smiley, (x, 150), 14, (0, 0, 0), -1)
+    cv2.ellipse(smiley, (180, 210), (60, 40), 0, 10, 170, (0, 0, 0), 8)
+    names = [str(tmp_path / name) for name in ("smiley.png", "grey.png", "face.png")]
+    for name, picture in zip(names, (smiley, np.full_like(smiley, 90), face_picture()), strict=True):
+        cv2.imwrite(name, picture)
+    summary = image(ImageOptions(sources=names, landmarks=str(tmp_path / "points.csv")))
+    assert summary.faces == 1
+    told = [line for line in summary.lines if "does not take for one" in line]
+    assert len(told) == 1 and names[0] in told[0] and names[1] not in told[0]
+
+
 def test_pictures_of_one_name_are_refused_rather_than_lost(tmp_path: Path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

@@ -14,6 +14,7 @@ import numpy as np
 from tabrt.commands.options import ImageOptions
 from tabrt.commands.progress import Progress, Stopwatch, Timed
 from tabrt.commands.summary import Summary, drawing, landmark_header, stages, summary
+from tabrt.detection import Detector
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame, Scene
 from tabrt.files import check_outputs, printable
@@ -21,6 +22,7 @@ from tabrt.film.reading import PICTURE_SUFFIXES, left_out, pictures_in, read_ima
 from tabrt.sinks import LandmarkWriter, PictureSink, Sink
 from tabrt.tracking.tracker import Tracker
 
+MOST_NAMED = 5  # pictures, in a line
 WRITTEN_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -46,13 +48,15 @@ def image(options: ImageOptions, tracker: Tracker | None = None) -> Summary:
                     sink(scene)
     if problems:
         raise TabrtError(_passed_over(problems, len(pictures)))
-    notes = [note for source in options.sources for note in left_out(source)]
+    notes = [note for sink in sinks for note in sink.notes]
+    notes += [note for source in options.sources for note in left_out(source)]
     return summary(progress, stages(watch, tracker), notes)
 
 
 def _sinks(
     options: ImageOptions, pictures: Sequence[Path], targets: Sequence[Path], tracker: Tracker, watch: Stopwatch
 ) -> Iterator[Sink]:
+    yield _Doubts(pictures)
     if options.out is not None:
         yield Timed(watch, "encode", PictureSink(targets))
     if options.landmarks is not None:
@@ -61,6 +65,33 @@ def _sinks(
         header = landmark_header(options, tracker, source, size, "none")
         tags = {"picture": lambda scene: printable(names[scene.frame.index])}
         yield Timed(watch, "write", LandmarkWriter(options.landmarks, header, tracker.topology, tags))
+
+
+class _Doubts(Sink):
+    """Tells of pictures in which the detector found a face, and the network none."""
+
+    def __init__(self, pictures: Sequence[str | Path]):
+        self._pictures = pictures
+        self._detector: Detector | None = None
+        self._doubted: list[str] = []
+
+    @property
+    def notes(self) -> Sequence[str]:
+        named = [printable(path) for path in self._doubted[:MOST_NAMED]]
+        more = len(self._doubted) - len(named)
+        names = ", ".join(named) + (f" and {more} more" if more else "")
+        return [f"a face was found that the network does not take for one in {names}"] if named else []
+
+    def __call__(self, scene: Scene) -> None:
+        if scene.faces:
+            return
+        self._detector = self._detector or Detector()
+        if self._detector(scene.frame.image, 1):
+            self._doubted.append(str(self._pictures[scene.frame.index]))
+
+    def close(self) -> None:
+        if self._detector is not None:
+            self._detector.close()
 
 
 def _pictures(sources: Sequence[str]) -> list[Path]:
