@@ -1,4 +1,4 @@
-"""python -m benchmarks latency|gpu|pipeline|peers|accuracy|stability|startup|all [--quick] [--smoke]"""
+"""python -m benchmarks latency|gpu|pipeline|peers|accuracy|stability|measures|startup|all [--quick] [--smoke]"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.contract import LABELLED, RESULTS, machine
 from tabrt.errors import TabrtError
 
 # Peers come last: their table takes accuracy and steadiness from the accounts before it.
-ALL = ("latency", "pipeline", "startup", "accuracy", "stability", "peers")
+ALL = ("latency", "pipeline", "startup", "accuracy", "stability", "measures", "peers")
 PLOTS = {"stability": "benchmarks.stability_plots"}  # elsewhere than in the benchmark itself
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -87,6 +87,7 @@ _add("pipeline", ("pipeline",), "Milliseconds a frame by stage, as pictures grow
 _add("peers", ("peers",), "MediaPipe and dlib on the same frames and cores.")
 _add("accuracy", ("accuracy",), "Errors on labelled faces, with the peers'.")
 _add("stability", ("stability",), "Jitter, lag, steps, blinks and frame rates, with One-Euro and the peers.")
+_add("measures", ("measures",), "Head pose, blinks and expression: turned heads, known poses, marked blinks.")
 _add("startup", ("startup",), "From the command to the first frame, and memory over time.")
 _add("soak", ("soak",), "The live loop for a long time: latency, drops, memory, threads, files.")
 _add("all", ALL, "Everything.")

@@ -41,10 +41,10 @@ class Face:
         """How the head is turned, and where it is; None for schemes other than wflw98."""
         if self.sight is None:
             return None
-        return self.sight.person.pose(self._square, self.confidence, self.sight.lens, self.sight.clock)
+        return self.sight.person.pose(self.square_points, self.confidence, self.sight.lens, self.sight.clock)
 
     @property
-    def _square(self) -> np.ndarray:
+    def square_points(self) -> np.ndarray:
         """The points (L, 2) in square pixels, as the lens saw them."""
         scale = (1.0, 1.0) if self.sight is None else self.sight.scale
         return self.points if scale == (1.0, 1.0) else (self.points + 0.5) * scale - 0.5
@@ -65,7 +65,7 @@ class Face:
             return None, None
         sight = self.sight
         later = sight.time - sight.clock if math.isfinite(sight.time) else 0.0
-        return sight.person.read(self._square, self.confidence, self.pose, sight.clock, later)
+        return sight.person.read(self.square_points, self.confidence, self.pose, sight.clock, later)
 
 
 Layer = Callable[[np.ndarray, "Scene"], object]  # draws what a scene shows on an image, uint8 (H, W, 3) BGR, in place

@@ -195,7 +195,7 @@ LIPS = ((93, 94, 95, 84, 85, 86), (0, 0.2))
 JAW = (tuple(range(8, 25)), (0, 0.15))
 EXPRESSIONS = {
     "jawOpen": changed(LIPS, JAW),
-    "jawLeft": changed((tuple(range(12, 21)), (0.08, 0))),
+    "jawLeft": changed((tuple(range(12, 21)), (0.11, 0))),
     "mouthLeft": changed((tuple(range(76, 96)), (0.12, 0))),
     "mouthSmileLeft": changed(((82,), (0.06, -0.08))),
     "mouthFrownLeft": changed(((82,), (0, 0.06))),

@@ -64,7 +64,7 @@ def _sinks(
         source, size = (names[0], _size(pictures[0])) if len(names) == 1 else (names, (None, None))
         header = landmark_header(options, tracker, source, size, "none")
         tags = {"picture": lambda scene: printable(names[scene.frame.index])}
-        yield Timed(watch, "write", LandmarkWriter(options.landmarks, header, tracker.topology, tags))
+        yield Timed(watch, "write", LandmarkWriter(options.landmarks, header, tracker.topology, tags, options.measures))
 
 
 class _Doubts(Sink):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tabrt.commands.options import LiveOptions
 from tabrt.commands.summary import landmark_header
-from tabrt.drawing import Drawing, face_layers
+from tabrt.drawing import Drawing, Expression, face_layers
 from tabrt.faces import Scene
 from tabrt.files import check_outputs
 from tabrt.film.writing import check_film
@@ -32,11 +32,14 @@ from tabrt.live import (
     warm_up,
 )
 from tabrt.sinks import (
+    IFacialMocapSink,
     LandmarkWriter,
     MadeLate,
+    OpenSeeFaceSink,
     OscSink,
     Sink,
     VirtualCamera,
+    VmcSink,
     find_pyvirtualcam,
     landmark_suffix,
 )
@@ -75,7 +78,11 @@ def live(options: LiveOptions, tracker: Tracker | None = None, folder: Path | No
         tracker = tracker or stack.enter_context(options.tracker(boundaries=bool(shown)))
         others = [stack.enter_context(sink) for sink in _sinks(options, camera, tracker, run, folder or Path.cwd())]
         card, topology = tracker.engine.card, tracker.topology
-        drawings = Drawing(face_layers(topology)), Drawing(face_layers(topology, True, card.offset))
+        more = (Expression(),) if options.measures else ()
+        drawings = (
+            Drawing((*face_layers(topology), *more)),
+            Drawing((*face_layers(topology, True, card.offset), *more)),
+        )
         warm_up(tracker)
         follow(camera, tracker, run, [*shown, *others], drawings, options.stop_after)
     return _summary(options, run, others)
@@ -109,11 +116,17 @@ def _window(options: LiveOptions, camera: LiveCamera, run: Run) -> Window | None
 def _sinks(options: LiveOptions, camera: LiveCamera, tracker: Tracker, run: Run, folder: Path) -> Iterator[Sink]:
     """What shows the picture first, then what counts and writes it."""
     if options.serve is not None:
-        yield _page(options.serve, options.host, camera, tracker, run)
+        yield _page(options, options.serve, camera, tracker, run)
     yield Snapshots(run, folder)
     yield Counting(run)
     if options.osc is not None:
-        yield OscSink(options.osc)
+        yield OscSink(options.osc, options.measures)
+    if options.openseeface is not None:
+        yield OpenSeeFaceSink(options.openseeface)
+    if options.ifacialmocap is not None:
+        yield IFacialMocapSink(options.ifacialmocap)
+    if options.vmc is not None:
+        yield VmcSink(options.vmc, options.vmc_head)
     yield Recorder(run, camera, folder, Path(options.out) if options.out is not None else None)
     if options.landmarks is not None:
         yield MadeLate(lambda scene: _landmarks(options, camera, tracker, scene))
@@ -121,10 +134,12 @@ def _sinks(options: LiveOptions, camera: LiveCamera, tracker: Tracker, run: Run,
         yield MadeLate(lambda scene: _virtual_camera(camera, scene))
 
 
-def _page(port: int, host: str, camera: LiveCamera, tracker: Tracker, run: Run) -> Sink:
+def _page(options: LiveOptions, port: int, camera: LiveCamera, tracker: Tracker, run: Run) -> Sink:
     from tabrt.live.page import Page, about
 
-    page = Page(host, port, run, about(camera.name, tracker.engine.card.name, tracker.engine.name))
+    page = Page(
+        options.host, port, run, about(camera.name, tracker.engine.card.name, tracker.engine.name), options.measures
+    )
     log.info("watch at %s", page.url)
     return page
 
@@ -133,7 +148,7 @@ def _landmarks(options: LiveOptions, camera: LiveCamera, tracker: Tracker, scene
     """Made with the first scene, for the header tells the size of the pictures."""
     height, width = scene.frame.image.shape[:2]
     header = landmark_header(options, tracker, camera.name, (width, height), "monotonic")
-    return LandmarkWriter(str(options.landmarks), header, tracker.topology, {"utc": _utc})
+    return LandmarkWriter(str(options.landmarks), header, tracker.topology, {"utc": _utc}, options.measures)
 
 
 def _virtual_camera(camera: LiveCamera, scene: Scene) -> Sink:

@@ -16,6 +16,7 @@ from tabrt.errors import TabrtError
 from tabrt.variants import DEFAULT_MODEL, DEFAULT_WIDTH, SHIPPED, WIDTHS, variant_name
 
 if TYPE_CHECKING:
+    from tabrt.measures import Calibration
     from tabrt.tracking.tracker import Tracker
 
     Width = str
@@ -79,6 +80,30 @@ class TrackingOptions(NetworkOptions):
         DEFAULT_SMOOTHING
     )
     detector: Annotated[DetectorName, typer.Option(help="What runs the face detector.")] = "onnxruntime"
+    measures: Annotated[
+        bool,
+        typer.Option("--measures", help="Tell head pose, gaze and expression too: drawn, in landmark files and OSC."),
+    ] = False
+    fov: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DEGREES|FILE",
+            help="What the camera sees horizontally, or its calibration by OpenCV: for the distance of heads.",
+            show_default="60 along the longer side, a guess",
+        ),
+    ] = None
+
+    @property
+    def field_of_view(self) -> float | Calibration | None:
+        """Degrees, or a camera's calibration. Raises TabrtError for a file that is none."""
+        from tabrt.measures import Calibration
+
+        if self.fov is None:
+            return None
+        try:
+            return float(self.fov)
+        except ValueError:
+            return Calibration.read(self.fov)
 
     def tracker(self, boundaries: bool = False) -> Tracker:
         """The tracker asked for. Raises TabrtError."""
@@ -86,6 +111,7 @@ class TrackingOptions(NetworkOptions):
 
         return Tracker(
             *(self.model_name, self.engine, self.faces, self.smoothing, self.threads, boundaries, self.detector),
+            fov=self.field_of_view,
             device=self.device,
         )
 
@@ -182,6 +208,16 @@ class LiveOptions(TrackingOptions):
     landmarks: Landmarks = None
     overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Replace files that are there already.")] = False
     osc: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Send the points as OSC messages.")] = None
+    openseeface: Annotated[
+        str | None, typer.Option(metavar="HOST[:11573]", help="Be the face tracker of VTube Studio, VSeeFace, Inochi.")
+    ] = None
+    ifacialmocap: Annotated[
+        str | None, typer.Option(metavar="HOST[:49983]", help="Send a face as the telephone app iFacialMocap does.")
+    ] = None
+    vmc: Annotated[
+        str | None, typer.Option(metavar="HOST[:39540]", help="Send a face's blend shapes by the VMC protocol.")
+    ] = None
+    vmc_head: Annotated[bool, typer.Option("--vmc-head", help="Send the head's turn by VMC, too.")] = False
     virtual_camera: Annotated[
         bool, typer.Option("--virtual-camera", help="Be a camera for other programs (needs pyvirtualcam).")
     ] = False
@@ -196,6 +232,8 @@ class LiveOptions(TrackingOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.picture_size
+        if self.vmc_head and self.vmc is None:
+            raise typer.BadParameter("--vmc-head says what --vmc sends; give --vmc HOST, too")
         if not (self.window or self.serve is not None or self.has_outputs or self.metrics_port is not None):
             raise typer.BadParameter(
                 "nothing to show or write: give --serve, --landmarks, --out or another output, or leave --no-window out"
@@ -204,7 +242,8 @@ class LiveOptions(TrackingOptions):
     @property
     def has_outputs(self) -> bool:
         """Whether something is written or sent, be it watched or not."""
-        return bool(self.out or self.landmarks or self.osc or self.virtual_camera)
+        sent = self.osc or self.openseeface or self.ifacialmocap or self.vmc
+        return bool(self.out or self.landmarks or sent or self.virtual_camera)
 
     @property
     def picture_size(self) -> tuple[int, int] | None:

@@ -11,7 +11,7 @@ from typing import Any
 from tabrt import __version__
 from tabrt.commands.options import OutputOptions, TrackingOptions
 from tabrt.commands.progress import Progress, Stopwatch, totals, where_time_went
-from tabrt.drawing import Drawing, face_layers
+from tabrt.drawing import Drawing, Expression, face_layers
 from tabrt.files import printable, without_password
 from tabrt.tracking.tracker import Tracker
 from tabrt.variants import SHIPPED
@@ -36,7 +36,8 @@ def drawing(options: OutputOptions, tracker: Tracker, watch: Stopwatch) -> Drawi
     if not options.overlay:
         return Drawing()
     layers = face_layers(tracker.topology, options.boundaries, tracker.engine.card.offset)
-    return Drawing(tuple(watch.layer("draw", layer) for layer in layers))
+    more = (Expression(),) if options.measures else ()
+    return Drawing(tuple(watch.layer("draw", layer) for layer in (*layers, *more)))
 
 
 def landmark_header(

@@ -54,4 +54,4 @@ def _sinks(options: VideoOptions, film: Film, tracker: Tracker, watch: Stopwatch
         yield Timed(watch, "encode", FilmSink(writer))
     if options.landmarks is not None:
         header = landmark_header(options, tracker, options.source, (film.width, film.height), "film")
-        yield Timed(watch, "write", LandmarkWriter(options.landmarks, header, tracker.topology))
+        yield Timed(watch, "write", LandmarkWriter(options.landmarks, header, tracker.topology, None, options.measures))

@@ -46,6 +46,7 @@ CREDIT = 3  # frames on their way to one viewer
 MOST_VIEWERS = 32
 EVERYWHERE = ("", "0.0.0.0", "::")  # hosts that stand for all addresses of this machine
 QUALITY = 80  # of the JPEG
+LEAST_SHAPE = 0.05  # of what moves in a face, to be listed
 TOKEN_VARIABLE = "TABRT_TOKEN"
 
 
@@ -74,10 +75,12 @@ class Page(Sink):
     """The page at `url`, served from a thread of its own.
 
     host: 127.0.0.1 needs no token; any other does: the one in TABRT_TOKEN, or a new one, which is part of `url`.
-    port: 0 for any free one. Raises TabrtError for a port that is taken, or packages that are missing.
+    port: 0 for any free one. measures: show pose and expression, too. `url` with `view` after its slash shows the
+    picture alone. Raises TabrtError for a port that is taken, or packages that are missing.
     """
 
-    def __init__(self, host: str, port: int, run: Run, about: dict):
+    def __init__(self, host: str, port: int, run: Run, about: dict, measures: bool = False):
+        self._measures = measures
         self._feed, self._run = Feed(), run
         self._shown: Scene | None = None
         token = os.environ.get(TOKEN_VARIABLE) or (None if is_loopback(host) else secrets.token_urlsafe(16))
@@ -113,7 +116,7 @@ class Page(Sink):
     def _publish(self, scene: Scene | None) -> None:
         self._shown = scene or self._shown
         if self.viewers:
-            self._feed.publish(message(scene, self._run.status))
+            self._feed.publish(message(scene, self._run.status, self._measures))
 
     def close(self) -> None:
         self._server.should_exit = True
@@ -161,7 +164,7 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def message(scene: Scene | None, status: Status) -> bytes:
+def message(scene: Scene | None, status: Status, measures: bool = False) -> bytes:
     """One message for the page."""
     counts = status.counts
     row = {
@@ -177,7 +180,7 @@ def message(scene: Scene | None, status: Status) -> bytes:
     }
     picture = b""
     if scene is not None:
-        row |= {"frame": scene.frame.index, "faces": [_face(face) for face in scene.faces]}
+        row |= {"frame": scene.frame.index, "faces": [_face(face, measures) for face in scene.faces]}
         picture = cv2.imencode(".jpg", scene.picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
     text = json.dumps(row, separators=(",", ":")).encode()
     return len(text).to_bytes(4, "big") + text + picture
@@ -187,8 +190,12 @@ def _milliseconds(seconds: float) -> int | None:
     return None if math.isnan(seconds) else round(1000 * seconds)
 
 
-def _face(face: Face) -> dict:
-    return {"id": face.id, "confidence": round(float(np.nan_to_num(face.confidence).mean()), 2)}
+def _face(face: Face, measures: bool) -> dict:
+    row = {"id": face.id, "confidence": round(float(np.nan_to_num(face.confidence).mean()), 2)}
+    if not measures or face.pose is None or face.measures is None:
+        return row
+    moving = {name: round(value, 2) for name, value in face.measures.items() if value >= LEAST_SHAPE}
+    return row | {"pose": [round(angle) for angle in face.pose.angles], "measures": moving}
 
 
 def about(name: str, model: str, engine: str) -> dict:
@@ -203,14 +210,22 @@ def about(name: str, model: str, engine: str) -> dict:
 def _application(feed: Feed, run: Run, about: dict) -> Starlette:
     page = PAGE.read_text(encoding="utf-8")
 
-    async def index(_request: Request) -> Response:
+    def shown(kind: str) -> Response:
         nonce = secrets.token_urlsafe(16)
-        return HTMLResponse(page.replace("{{nonce}}", nonce), headers=_page_headers(nonce))
+        text = page.replace("{{nonce}}", nonce).replace("{{kind}}", kind)
+        return HTMLResponse(text, headers=_page_headers(nonce))
+
+    async def index(_request: Request) -> Response:
+        return shown("page")
+
+    async def view(_request: Request) -> Response:
+        """The picture alone, for a browser source of OBS."""
+        return shown("view")
 
     async def stream(websocket: WebSocket) -> None:
         await _watch(websocket, feed, run, about)
 
-    return Starlette(routes=[Route("/", index), WebSocketRoute("/stream", stream)])
+    return Starlette(routes=[Route("/", index), Route("/view", view), WebSocketRoute("/stream", stream)])
 
 
 def _page_headers(nonce: str) -> dict[str, str]:

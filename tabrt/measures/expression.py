@@ -223,7 +223,7 @@ def shapes(
     lips = _share(gap, 0.02, 0.32)
     found["jawOpen"] = max(lips, _share(dropped, 0.06, 0.38))
     found["mouthClose"] = max(0.0, found["jawOpen"] - lips)
-    found["jawLeft"], found["jawRight"] = _sides(moved["chin x"] * frontal, 0.03, 0.09)
+    found["jawLeft"], found["jawRight"] = _sides(moved["chin x"] * frontal, 0.045, 0.11)
     found["mouthLeft"], found["mouthRight"] = _sides(moved["mouth x"], 0.02, 0.14)
     narrower = _share(-moved["width"], 0.035, 0.14)
     parted = min(max(gap, 0.0) / 0.12, 1.0)
@@ -246,7 +246,7 @@ def shapes(
 
 def _share(value: float, nothing: float, full: float) -> float:
     """Where a value lies from what counts as nothing to full strength, 0…1."""
-    return min(max((value - nothing) / (full - nothing), 0.0), 1.0)
+    return min(max(0.0, (value - nothing) / (full - nothing)), 1.0)
 
 
 def _sides(value: float, nothing: float, full: float) -> tuple[float, float]:

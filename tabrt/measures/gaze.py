@@ -89,4 +89,4 @@ def look_shapes(gaze: Gaze) -> dict[str, float]:
 
 def _parts(value: float) -> tuple[float, float]:
     """Positive and negative part, each at most 1."""
-    return min(max(value, 0.0), 1.0), min(max(-value, 0.0), 1.0)
+    return min(max(0.0, value), 1.0), min(max(0.0, -value), 1.0)

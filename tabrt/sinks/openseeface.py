@@ -102,7 +102,7 @@ def _taken(points: np.ndarray) -> np.ndarray:
 
 def _points_3d(told: Told) -> np.ndarray:
     """(70, 3) as sent, x to the person's right, y down, z into the head, in its units from the tip of the nose."""
-    deep = np.column_stack([facing(told.face.points, told.pose) * EYE_DISTANCE, HEAD[:, 2]]) - HEAD[NOSE_TIP]
+    deep = np.column_stack([facing(told.face.square_points, told.pose) * EYE_DISTANCE, HEAD[:, 2]]) - HEAD[NOSE_TIP]
     taken = np.concatenate([_taken(deep[:, :2]), _taken(np.column_stack([deep[:, 2], deep[:, 2]]))[:, :1]], axis=1)
     balls = []
     for number, (corners, eye) in enumerate(zip(_CORNERS, (told.gaze.right, told.gaze.left), strict=True)):

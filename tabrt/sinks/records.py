@@ -17,11 +17,13 @@ import numpy as np
 
 from tabrt.errors import TabrtError
 from tabrt.faces import Face, Scene
+from tabrt.measures import SHAPES, EyeGaze
 from tabrt.sinks.sink import Sink
 from tabrt.topology import Topology
 
 FORMAT = "tabrt-landmarks"
 VERSION = 1
+MEASURES_VERSION = 1  # of what --measures adds
 MAX_LINE = 2**24  # bytes, of a file being read
 SUFFIXES = (".jsonl", ".csv")
 
@@ -34,12 +36,21 @@ class LandmarkWriter(Sink):
     `header` goes into the first line of a JSON Lines file, after format, version and scheme: model, engine, source,
     width, height and whatever else it holds. CSV has a row of column names instead, then a row a face, and one with
     empty cells for a frame without faces. Points and boxes are frame px to 1/1000, times seconds. tags: further fields
-    of each frame. A frame tells its size in CSV, and where the header does not.
+    of each frame. A frame tells its size in CSV, and where the header does not. measures: of each face pose, gaze and
+    what it does, as `face_measures` gives them; the header says so, and CSV has them as its last columns. Whoever reads
+    version 1 by names, or the columns up to the points, reads these files as before.
     Each line is one write, so that a killed run leaves whole lines; after a full disk the file is cut back to them.
     Raises TabrtError: an unknown suffix, a file that cannot be written, a full disk.
     """
 
-    def __init__(self, path: str | Path, header: Mapping[str, Any], topology: Topology, tags: Tags | None = None):
+    def __init__(
+        self,
+        path: str | Path,
+        header: Mapping[str, Any],
+        topology: Topology,
+        tags: Tags | None = None,
+        measures: bool = False,
+    ):
         self.path = Path(path)
         self._whole = 0  # bytes
         self._points = topology.points
@@ -47,10 +58,12 @@ class LandmarkWriter(Sink):
         self._csv = suffix == ".csv"
         sized = self._csv or header.get("width") is None
         self._tags: Tags = (_SIZE if sized else {}) | dict(tags or {})
+        self._measures = measures
         self._file = _open_for_writing(path)
         if self._csv:
-            self._put(_csv_text([[*_columns(topology.points), *self._tags]]))
+            self._put(_csv_text([[*_columns(topology.points), *self._tags, *(MEASURES if measures else ())]]))
         else:
+            header = dict(header) | ({"measures": MEASURES_VERSION} if measures else {})
             self._put(_json({"format": FORMAT, "version": VERSION, "scheme": topology.name} | dict(header)))
 
     def __call__(self, scene: Scene) -> None:
@@ -59,7 +72,10 @@ class LandmarkWriter(Sink):
             if face.points.shape != (self._points, 2):
                 raise ValueError(f"points {face.points.shape} in a file of ({self._points}, 2)")
         tags = {name: tag(scene) for name, tag in self._tags.items()}
-        self._put(_csv_lines(scene, self._points, list(tags.values())) if self._csv else _json_line(scene, tags))
+        if self._csv:
+            self._put(_csv_lines(scene, self._points, list(tags.values()), self._measures))
+        else:
+            self._put(_json_line(scene, tags, self._measures))
 
     def close(self) -> None:
         self._file.close()
@@ -153,7 +169,68 @@ def _cannot_write(path: str | Path, problem: OSError) -> str:
     return f"cannot write landmarks to {path} ({problem.strerror}); name another place, or free some space"
 
 
-def _json_line(scene: Scene, tags: dict[str, Any]) -> str:
+def face_measures(face: Face) -> dict[str, Any]:
+    """What landmark files tell of a face with --measures; empty for one without a pose.
+
+    pose: yaw, pitch, roll in degrees; translation in metres; quaternion x, y, z, w of the rotation; whether the focal
+    length is a guess. gaze: of each eye yaw and pitch in the head, in degrees, direction in the camera's axes, and
+    confidence; None for one that is shut. eyes: openness of the person's left and right one. measures: by ARKit's
+    names, those that are told. blink: the one that ended in this frame, if one did.
+    """
+    pose, gaze, measures = face.pose, face.gaze, face.measures
+    if pose is None or gaze is None or measures is None:
+        return {}
+    blink = measures.blink
+    told = {
+        "pose": {
+            **dict(zip(("yaw", "pitch", "roll"), (_number(angle, 2) for angle in pose.angles), strict=True)),
+            "translation": [_number(each, 4) for each in pose.translation],
+            "quaternion": [_number(each, 5) for each in pose.quaternion],
+            "guessed": pose.guessed,
+        },
+        "gaze": {"left": _eye(gaze.left), "right": _eye(gaze.right)},
+        "eyes": {"left": _number(measures.left_eye, 3), "right": _number(measures.right_eye, 3)},
+        "measures": {name: _number(value, 3) for name, value in measures.items()},
+    }
+    if blink is not None:
+        told["blink"] = {
+            "time": _number(blink.time, 6),
+            "seconds": _number(blink.seconds, 3),
+            "depth": _number(blink.depth, 3),
+        }
+    return told
+
+
+def _eye(eye: EyeGaze | None) -> dict[str, Any] | None:
+    if eye is None:
+        return None
+    angles = {"yaw": _number(eye.yaw, 2), "pitch": _number(eye.pitch, 2)}
+    direction = [_number(each, 4) for each in eye.direction]
+    return angles | {"direction": direction, "confidence": _number(eye.confidence, 3)}
+
+
+def _measure_cells(face: Face) -> list[Any]:
+    """The cells of MEASURES; empty where something is not told."""
+    told = face_measures(face)
+    if not told:
+        return [""] * len(MEASURES)
+    pose, gaze, blink = told["pose"], told["gaze"], told.get("blink", {})
+    cells = [pose[angle] for angle in ("yaw", "pitch", "roll")] + pose["translation"] + pose["quaternion"]
+    for side in ("left", "right"):
+        cells += [(gaze[side] or {}).get(part, "") for part in ("yaw", "pitch", "confidence")]
+    cells += [told["eyes"]["left"], told["eyes"]["right"], *(told["measures"].get(name, "") for name in SHAPES)]
+    return [*cells, *(blink.get(part, "") for part in ("time", "seconds", "depth"))]
+
+
+# The columns that --measures adds to CSV.
+MEASURES = (
+    *("yaw", "pitch", "roll", "head_x", "head_y", "head_z", "head_qx", "head_qy", "head_qz", "head_qw"),
+    *(f"gaze_{side}_{part}" for side in ("left", "right") for part in ("yaw", "pitch", "confidence")),
+    *("eye_left", "eye_right", *SHAPES, "blink_time", "blink_seconds", "blink_depth"),
+)
+
+
+def _json_line(scene: Scene, tags: dict[str, Any], measures: bool) -> str:
     faces = [
         {
             "id": face.id,
@@ -161,6 +238,7 @@ def _json_line(scene: Scene, tags: dict[str, Any]) -> str:
             "box": _box(face),
             "points": _numbers(face.points),
             "confidence": _numbers(face.confidence),
+            **(face_measures(face) if measures else {}),
         }
         for face in scene.faces
     ]
@@ -171,11 +249,12 @@ def _json(row: dict[str, Any]) -> str:
     return json.dumps(row, allow_nan=False, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
-def _csv_lines(scene: Scene, points: int, tags: list[Any]) -> str:
+def _csv_lines(scene: Scene, points: int, tags: list[Any], measures: bool) -> str:
     """A row a face; a frame without faces has one of its own, whose cells are empty."""
-    faces = [_cells(face) for face in scene.faces] or [[""] * (len(_columns(points)) - 2)]
+    faces = [(_cells(face), _measure_cells(face) if measures else []) for face in scene.faces]
+    nobody = [""] * (len(_columns(points)) - 2), [""] * (len(MEASURES) if measures else 0)
     frame = [scene.frame.index, _number(scene.frame.time, 6)]
-    return _csv_text([[*frame, *cells, *tags] for cells in faces])
+    return _csv_text([[*frame, *cells, *tags, *more] for cells, more in faces or [nobody]])
 
 
 def _columns(points: int) -> list[str]:

@@ -1,0 +1,171 @@
+"""Where pose and expression are told: landmark files, pictures, the page, the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import urllib.request
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from conftest import CLIP
+from made_faces import calm, changed, face, scene, seen, shut_eye
+
+from tabrt.commands.options import LiveOptions, VideoOptions
+from tabrt.commands.video import video
+from tabrt.drawing import Drawing, Expression
+from tabrt.errors import TabrtError
+from tabrt.measures import SHAPES, Person
+from tabrt.sinks import LandmarkWriter, landmark_lines, read_landmarks
+from tabrt.topology import WFLW98
+
+HEADER = {"model": "tab1-lite", "engine": "onnxruntime", "source": "0", "width": 640, "height": 480}
+OPEN_MOUTH = changed(((93, 94, 95, 84, 85, 86), (0, 0.25)))
+
+
+def blinking():
+    """Scenes of a person who blinks once and then opens the mouth."""
+    person = calm()
+    both = shut_eye(right=False)
+    both[60:68] = shut_eye(right=True)[60:68]
+    heads = [None] * 12 + [both] * 4 + [None] * 4 + [OPEN_MOUTH]
+    for index, head in enumerate(heads):
+        points = seen(10, -5, 3) if head is None else seen(10, -5, 3, head=head)
+        yield scene(face(points, 1, person, index / 30), index=index, time=index / 30)
+
+
+def write(path: Path, scenes, measures: bool = True) -> Path:
+    with LandmarkWriter(path, HEADER, WFLW98, measures=measures) as writer:
+        for one in scenes:
+            writer(one)
+        writer(scene(index=99, time=9.9))
+    return path
+
+
+def test_json_lines_tell_pose_gaze_measures_and_blinks(tmp_path):
+    header, *rows = landmark_lines(write(tmp_path / "a.jsonl", blinking()))
+    assert header["version"] == 1 and header["measures"] == 1
+    first, last = rows[0]["faces"][0], rows[-2]["faces"][0]
+    assert [first["pose"][angle] for angle in ("yaw", "pitch", "roll")] == pytest.approx([10, -5, 3], abs=0.2)
+    assert first["pose"]["translation"] == pytest.approx([0, 0, 0.6], abs=0.01) and first["pose"]["guessed"] is True
+    assert np.linalg.norm(first["pose"]["quaternion"]) == pytest.approx(1, abs=1e-3)
+    assert first["eyes"]["left"] > 0.9 and set(first["measures"]) == set(SHAPES)
+    assert np.linalg.norm(first["gaze"]["left"]["direction"]) == pytest.approx(1, abs=1e-3)
+    assert last["measures"]["jawOpen"] > 0.6
+    shut = rows[14]["faces"][0]
+    assert shut["gaze"] == {"left": None, "right": None} and "eyeLookInLeft" not in shut["measures"]
+    blinks = [row["faces"][0]["blink"] for row in rows[:-1] if "blink" in row["faces"][0]]
+    assert len(blinks) == 1 and blinks[0]["time"] == pytest.approx(11 / 30, abs=0.05) and blinks[0]["depth"] > 0.8
+    assert rows[-1]["faces"] == []
+
+
+def test_csv_has_the_same_in_its_last_columns(tmp_path):
+    lines = [row["faces"] for row in landmark_lines(write(tmp_path / "a.jsonl", blinking())) if "faces" in row]
+    rows = list(csv.DictReader(write(tmp_path / "a.csv", blinking()).open()))
+    assert len(rows) == len(lines)
+    for row, told in zip(rows[:-1], lines, strict=False):
+        assert float(row["yaw"]) == told[0]["pose"]["yaw"] and float(row["head_z"]) == told[0]["pose"]["translation"][2]
+        assert float(row["jawOpen"]) == told[0]["measures"]["jawOpen"]
+        assert row["eyeLookInLeft"] == str(told[0]["measures"].get("eyeLookInLeft", ""))
+        assert row["blink_time"] == str(told[0].get("blink", {}).get("time", ""))
+    assert rows[-1]["yaw"] == "" and len(set(map(len, csv.reader((tmp_path / "a.csv").open())))) == 1
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_whoever_reads_version_1_reads_on(tmp_path, suffix):
+    plain = read_landmarks(write(tmp_path / f"plain{suffix}", blinking(), measures=False))
+    told = read_landmarks(write(tmp_path / f"told{suffix}", blinking()))
+    assert np.array_equal(plain.points, told.points, equal_nan=True)
+    assert np.array_equal(plain.times, told.times) and np.array_equal(plain.ids, told.ids)
+    first = (tmp_path / f"plain{suffix}").read_text().splitlines()
+    more = (tmp_path / f"told{suffix}").read_text().splitlines()
+    if suffix == ".csv":
+        assert all(after.startswith(before) for before, after in zip(first, more, strict=True))
+    else:
+        old, new = json.loads(first[1])["faces"][0], json.loads(more[1])["faces"][0]
+        assert old.items() <= new.items() and not set(new) & {"frame", "time"}
+
+
+def test_nothing_is_worked_out_that_nobody_asked_for(tmp_path, monkeypatch):
+    def never(*_):
+        raise AssertionError("asked for")
+
+    monkeypatch.setattr("tabrt.measures.person.head_pose", never)
+    write(tmp_path / "a.jsonl", [scene(face(seen(), 1, Person()))], measures=False)
+    with pytest.raises(AssertionError, match="asked for"):
+        write(tmp_path / "b.jsonl", [scene(face(seen(), 1, Person()))])
+
+
+def test_the_picture_shows_axes_gaze_and_bars():
+    plain = scene(face(seen(-25, 0, 0, (0, 0, 0.3), OPEN_MOUTH)))
+    drawn = Drawing((Expression(),))(plain).picture.astype(int)
+    nose = plain.faces[0].points[54]
+    colours = {"x": (90, 90, 255), "y": (110, 225, 110), "out": (255, 170, 90)}
+    where = {name: np.argwhere((np.abs(drawn - colour) < 12).all(axis=2))[:, ::-1] for name, colour in colours.items()}
+    assert all(len(found) > 10 for found in where.values())
+    assert where["x"][:, 0].max() > nose[0] + 20  # to the picture's right
+    assert where["y"][:, 1].max() > nose[1] + 20  # down
+    assert where["out"][:, 0].max() > nose[0] + 10  # the face is turned to the picture's right
+    assert (np.abs(drawn - (90, 245, 255)) < 12).all(axis=2).sum() > 20  # lines of sight
+    assert not plain.frame.image.any()
+
+
+def test_faces_without_a_pose_and_outside_the_picture_are_no_trouble():
+    away = face(seen(at=(0.9, 0.5, 0.6)))
+    strange = face(np.full((98, 2), np.nan))
+    Drawing((Expression(),))(scene(away, strange)).picture  # noqa: B018
+
+
+def test_the_page_tells_what_moves_and_the_view_is_the_picture_alone():
+    pytest.importorskip("starlette", reason="the page needs the extra 'serve'")
+    from live_sources import Opener, ScriptedCapture
+
+    from tabrt.live import LiveCamera, Run
+    from tabrt.live.page import Page, about, message
+
+    run = Run(LiveCamera(Opener(ScriptedCapture([])), "desk"))
+    data = message(scene(face(seen(12, 0, 0, head=OPEN_MOUTH))), run.status, measures=True)
+    row = json.loads(data[4 : 4 + int.from_bytes(data[:4], "big")])
+    assert row["faces"][0]["pose"][0] == 12 and row["faces"][0]["measures"]["jawOpen"] > 0.6
+    data = message(scene(face(seen())), run.status)
+    assert "pose" not in json.loads(data[4 : 4 + int.from_bytes(data[:4], "big")])["faces"][0]
+    with closing(Page("127.0.0.1", 0, run, about("desk", "tab1-lite", "onnxruntime"))) as page:
+        pages = {}
+        for path in ("", "view"):
+            with urllib.request.urlopen(page.url + path, timeout=60) as answer:
+                pages[path] = answer.read().decode()
+                assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
+    assert '<html lang="en" class="page">' in pages[""] and '<html lang="en" class="view">' in pages["view"]
+
+
+def test_a_film_with_measures(tmp_path):
+    options = VideoOptions(
+        source=str(CLIP), start="6.2", end="6.7", landmarks=str(tmp_path / "a.jsonl"), measures=True, fov="45"
+    )
+    video(options)
+    header, *rows = landmark_lines(tmp_path / "a.jsonl")
+    assert header["measures"] == 1
+    assert rows[5]["faces"][0]["pose"]["guessed"] is False
+    near = rows[5]["faces"][0]["pose"]["translation"][2]
+    video(VideoOptions(source=str(CLIP), start="6.2", end="6.3", landmarks=str(tmp_path / "b.jsonl"), measures=True))
+    _, other, *_ = landmark_lines(tmp_path / "b.jsonl")
+    share = math.tan(math.radians(30)) / math.tan(math.radians(22.5))
+    assert near / other["faces"][0]["pose"]["translation"][2] == pytest.approx(share, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("fov", "message"), [("0", "field of view"), ("nan", "field of view"), ("none.yml", "cannot read none.yml")]
+)
+def test_a_field_of_view_that_cannot_be(fov, message):
+    with pytest.raises(TabrtError, match=message):
+        VideoOptions(source="a.mp4", landmarks="a.csv", fov=fov).tracker()
+
+
+def test_the_head_by_vmc_needs_vmc():
+    with pytest.raises(typer.BadParameter, match="--vmc-head"):
+        LiveOptions(vmc_head=True)
+    assert LiveOptions(window=False, openseeface="127.0.0.1").has_outputs
