@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 
 from benchmarks.contract import LABELLED, Report, markdown, pick
-from tabrt.faces import Frame, Scene
-from tabrt.measures import SHAPES, Lens, Person, head_pose, rotation_of
+from tabrt.faces import Face, Frame, Scene
+from tabrt.measures import SHAPES, Lens, Measures, Person, Pose, head_pose, rotation_of
 from tabrt.measures.head import EYE_DISTANCE, HEAD
 from tabrt.measures.pose import RIGID, angles_of
 from tabrt.topology import WFLW98
@@ -176,6 +176,7 @@ def _photographs(tracker: Tracker, path: Path, every: int) -> dict[str, Any]:
             columns = [labels[name][::every] for name in ("image", "person", "tilt", "pan", "box")]
         for name, person, tilt, pan, box in zip(*columns, strict=True):
             image = cv2.imdecode(np.frombuffer(archive.read(f"images/{name}"), np.uint8), cv2.IMREAD_COLOR)
+            assert image is not None
             tracker.reset()
             scene = tracker(Frame(image))
             looked += 1
@@ -276,7 +277,7 @@ def _still(tracker: Tracker, image: np.ndarray, frames: int) -> list[float]:
     """A head at rest before a camera: one picture, with the noise of a sensor in each frame."""
     rng = np.random.default_rng(0)
     tracker.reset()
-    told = []
+    told: list[Face] = []
     for index in range(frames):
         noisy = np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8)
         told += tracker(Frame(noisy, index, index / 30)).faces[:1]
@@ -285,23 +286,29 @@ def _still(tracker: Tracker, image: np.ndarray, frames: int) -> list[float]:
 
 def _mirror(scenes: list[Scene]) -> dict[str, float]:
     """How far apart a face and its mirror image are told: worst of yaw and roll in degrees, and of all shapes."""
-    lens, angles, shapes = Lens.usual(*scenes[0].frame.image.shape[1::-1]), [], []
-    width = scenes[0].frame.image.shape[1]
+    height, width = scenes[0].frame.image.shape[:2]
+    lens = Lens.usual(width, height)
+    angles: list[float] = []
+    shapes: list[float] = []
     one, other = Person(), Person()
     for scene in scenes:
         face = scene.faces[0]
         mirrored = face.points[WFLW98.mirror] * (-1, 1) + (width - 1, 0)
         sure = face.confidence[WFLW98.mirror]
-        told = []
-        for person, points, confidence in ((one, face.points, face.confidence), (other, mirrored, sure)):
-            pose = person.pose(points, confidence, lens, scene.frame.time)
-            told.append((pose, person.read(points, confidence, pose, scene.frame.time)[1]))
-        (pose, measures), (pose_mirrored, measures_mirrored) = told
-        angles.append(np.abs(np.multiply(pose.angles, (-1, 1, -1)) - pose_mirrored.angles).max())
+        pose, measures = _told(one, face.points, face.confidence, lens, scene.frame.time)
+        pose_mirrored, measures_mirrored = _told(other, mirrored, sure, lens, scene.frame.time)
+        angles.append(float(np.abs(np.multiply(pose.angles, (-1, 1, -1)) - pose_mirrored.angles).max()))
         for name, value in measures.items():
             swapped = name.replace("Left", "?").replace("Right", "Left").replace("?", "Right")
             shapes.append(abs(value - measures_mirrored.get(swapped, value)))
-    return {"degrees": float(max(angles)), "shapes": float(max(shapes))}
+    return {"degrees": max(angles), "shapes": max(shapes)}
+
+
+def _told(person: Person, points: np.ndarray, confidence: np.ndarray, lens: Lens, time: float) -> tuple[Pose, Measures]:
+    pose = person.pose(points, confidence, lens, time)
+    measures = person.read(points, confidence, pose, time)[1]
+    assert pose is not None and measures is not None
+    return pose, measures
 
 
 def _cost(scenes: list[Scene]) -> dict[str, float]:
