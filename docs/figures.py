@@ -1,7 +1,7 @@
 """Makes the pictures of the documentation that come from the code: `python docs/figures.py [rooms]`.
 
-points.png shows the 98 points with their numbers; the rooms, in README.md, are text, drawn from the contract that
-pyproject.toml holds the imports to.
+points.png shows the 98 points with their numbers, axes.png the signs of a head's angles; the rooms, in README.md, are
+text, drawn from the contract that pyproject.toml holds the imports to.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 
 ROOT = Path(__file__).parents[1]
 POINTS = ROOT / "docs" / "points.png"
+AXES = ROOT / "docs" / "axes.png"
 README = ROOT / "README.md"
 MARKS = "<!-- rooms -->\n```text\n", "```\n<!-- end of rooms -->"
 WIDTH = 90  # characters of the picture of the rooms
@@ -140,7 +141,45 @@ def _draw(ax, points: np.ndarray, shown, labelled=range(98), size: float = 8.0) 
     ax.axis("off")
 
 
+def draw_axes(path: Path = AXES) -> None:
+    """Draw the mean head as a camera sees it, ahead and turned by each of the three angles."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    from tabrt.measures import rotation_of
+    from tabrt.measures.head import HEAD
+    from tabrt.topology import WFLW98
+
+    turns = {"looks into the camera": (0, 0, 0), "yaw +25": (25, 0, 0), "pitch +25": (0, 25, 0), "roll +25": (0, 0, 25)}
+    fig, panels = pyplot.subplots(1, 4, figsize=(12, 3.6), facecolor="white")
+    for ax, (title, turn) in zip(panels, turns.items(), strict=True):
+        head = HEAD @ rotation_of(*turn).T + (0, 0, 0.5)
+        points = head[:, :2] / head[:, 2:]
+        for line in WFLW98.boundaries.values():
+            ax.plot(*points[list(line)].T, color="#555555", linewidth=1.4)
+        nose = HEAD[54]
+        for name, axis, colour in (
+            ("x", (0.06, 0, 0), "#d62728"),
+            ("y", (0, 0.06, 0), "#2ca02c"),
+            ("z", (0, 0, 0.06), "#1f77b4"),
+        ):
+            ends = np.array([nose, nose + axis]) @ rotation_of(*turn).T + (0, 0, 0.5)
+            (x, y), (far_x, far_y) = ends[:, :2] / ends[:, 2:]
+            ax.annotate("", (far_x, far_y), (x, y), arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 2.2})
+            ax.text(far_x, far_y, f" {name}", color=colour, fontsize=12, weight="bold")
+        ax.set(
+            title=title + ("°" if title[-1].isdigit() else ""), xlim=(-0.24, 0.24), ylim=(0.3, -0.16), aspect="equal"
+        )
+        ax.axis("off")
+    fig.tight_layout()
+    fig.savefig(path, dpi=100, metadata={"Software": None})
+    pyplot.close(fig)
+
+
 if __name__ == "__main__":
     if "rooms" not in sys.argv[1:]:
         draw_points()
+        draw_axes()
     README.write_text(readme_with_rooms(), "utf-8")
