@@ -137,7 +137,7 @@ def demo(options: DemoOptions) -> None:
 def live(options: LiveOptions) -> None:
     """Follow the faces in front of a camera.
 
-    Keys: q or Esc quit, space pause, s snapshot, r record, b boundaries, i numbers, h help.
+    Keys: q or Esc quit, space pause, s snapshot, r record, b boundaries, n faces at rest, i numbers, h help.
     """
     # Days of states and reasons: each line with its time.
     logging.basicConfig(format="tabrt: %(asctime)s %(message)s", level=logging.WARNING, force=True)

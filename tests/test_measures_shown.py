@@ -142,6 +142,25 @@ def test_the_page_tells_what_moves_and_the_view_is_the_picture_alone():
     assert '<html lang="en" class="page">' in pages[""] and '<html lang="en" class="view">' in pages["view"]
 
 
+def test_a_face_can_be_said_to_be_at_rest():
+    from live_sources import Opener, ScriptedCapture
+
+    from tabrt.live import LiveCamera, Resting, Run, Wish
+    from tabrt.live.window import Corner, press
+
+    run = Run(LiveCamera(Opener(ScriptedCapture([])), "desk"))
+    person, resting = Person(), Resting(run)
+    frown = changed(((76, 82), (0, 0.06)))
+    frowning = [scene(face(seen(head=frown), 1, person, index / 30)) for index in range(3)]
+    resting(frowning[0])
+    assert frowning[0].faces[0].measures["mouthFrownLeft"] > 0.5
+    press(ord("n"), run, Corner())
+    assert run.refresh().neutrals == 1 and Wish("neutral").on is None
+    resting(frowning[1])
+    assert frowning[2].faces[0].measures["mouthFrownLeft"] < 0.05
+    assert "at rest" in run.status.message
+
+
 def test_a_film_with_measures(tmp_path):
     options = VideoOptions(
         source=str(CLIP), start="6.2", end="6.7", landmarks=str(tmp_path / "a.jsonl"), measures=True, fov="45"

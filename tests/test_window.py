@@ -44,7 +44,7 @@ def new_run() -> Run:
 
 def test_each_key_in_the_help_does_something():
     keys = {" " if line.startswith("space") else line[0] for line in HELP} | {chr(27)}
-    assert keys == set("qsrbih \x1b")
+    assert keys == set("qsrbnih \x1b")
     for key in keys:
         run, corner = new_run(), Corner()
         before = run.refresh()

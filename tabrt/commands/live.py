@@ -23,6 +23,7 @@ from tabrt.live import (
     MetricsServer,
     Numbers,
     Recorder,
+    Resting,
     Run,
     Snapshots,
     Window,
@@ -119,6 +120,7 @@ def _sinks(options: LiveOptions, camera: LiveCamera, tracker: Tracker, run: Run,
         yield _page(options, options.serve, camera, tracker, run)
     yield Snapshots(run, folder)
     yield Counting(run)
+    yield Resting(run)
     if options.osc is not None:
         yield OscSink(options.osc, options.measures)
     if options.openseeface is not None:

@@ -5,7 +5,7 @@ from tabrt.live.devices import cameras
 from tabrt.live.loop import follow, warm_up
 from tabrt.live.metrics import MetricsServer
 from tabrt.live.recorder import USUAL_RATE, Recorder, Snapshots
-from tabrt.live.run import Counting, Run, Wish
+from tabrt.live.run import Counting, Resting, Run, Wish
 from tabrt.live.sources import live_camera
 from tabrt.live.status import Counts, Numbers, State, Status
 from tabrt.live.window import Window, no_screen
@@ -18,6 +18,7 @@ __all__ = [
     "MetricsServer",
     "Numbers",
     "Recorder",
+    "Resting",
     "Run",
     "Snapshots",
     "State",

@@ -25,7 +25,7 @@ log = logging.getLogger("tabrt")
 class Wish:
     """Something asked of a run while it goes on, by a key, the page or a signal."""
 
-    what: Literal["quit", "pause", "boundaries", "record", "snapshot"]
+    what: Literal["quit", "pause", "boundaries", "record", "snapshot", "neutral"]
     on: bool | None = None  # of what can be switched; None: the other way round
     why: str = ""  # of quit
     signal: int = 0  # that asked to quit
@@ -69,6 +69,8 @@ class Run:
             self.note(quit=status.quit or wish.why, signal=status.signal or wish.signal)
         elif wish.what == "snapshot":
             self.note(snapshots=status.snapshots + 1)
+        elif wish.what == "neutral":
+            self.note(neutrals=status.neutrals + 1)
         else:
             name = {"pause": "paused", "record": "recording", "boundaries": "boundaries"}[wish.what]
             self.note(**{name: not getattr(status, name) if wish.on is None else wish.on})
@@ -82,6 +84,24 @@ class Counting(Sink):
 
     def __call__(self, scene: Scene) -> None:
         self._run.numbers.add(scene)
+
+
+class Resting(Sink):
+    """Takes the faces that are there for the neutral ones of these people, each time that is asked for."""
+
+    def __init__(self, run: Run):
+        self._run = run
+        self._taken = 0
+
+    def __call__(self, scene: Scene) -> None:
+        asked = self._run.status.neutrals
+        if asked == self._taken:
+            return
+        self._taken = asked
+        for face in scene.faces:
+            if face.sight is not None and face.measures is not None:
+                face.sight.person.be_neutral()
+        self._run.say("this is how these faces look at rest")
 
 
 @contextmanager

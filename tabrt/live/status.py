@@ -58,6 +58,7 @@ class Status:
     recording: bool = False
     recorded: float = 0.0  # seconds in the film being written
     snapshots: int = 0  # asked for so far
+    neutrals: int = 0  # times that the faces were said to be at rest
     quit: str = ""  # why, once it is asked for
     signal: int = 0  # that quit was asked for by
     message: str = ""  # of the last file written, or the last problem

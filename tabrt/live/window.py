@@ -25,6 +25,7 @@ HELP = (
     "s\tsnapshot",
     "r\trecord on / off",
     "b\tboundaries on / off",
+    "n\tfaces are at rest now",
     "i\tnumbers on / off",
     "h\tthis help",
 )
@@ -55,7 +56,13 @@ def press(key: int, run: Run, corner: Corner) -> None:
         run.ask(_WISHES[letter])
 
 
-_WISHES = {" ": Wish("pause"), "r": Wish("record"), "b": Wish("boundaries"), "s": Wish("snapshot")}
+_WISHES = {
+    " ": Wish("pause"),
+    "r": Wish("record"),
+    "b": Wish("boundaries"),
+    "s": Wish("snapshot"),
+    "n": Wish("neutral"),
+}
 
 
 class Window(Sink):

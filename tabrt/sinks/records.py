@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -92,7 +93,8 @@ class LandmarkWriter(Sink):
 
     def _cut_back(self) -> None:
         if self._file.seekable() and str(self.path) != "-":
-            self._file.truncate(self._whole)
+            with contextlib.suppress(OSError):  # a device has no length
+                self._file.truncate(self._whole)
 
 
 _SIZE: dict[str, Callable[[Scene], Any]] = {
