@@ -25,10 +25,11 @@ import pytest
 from conftest import CLIP, TIMES, command, environment
 
 from tabrt import __version__
-from tabrt.commands.options import DEFAULT_SMOOTHING
+from tabrt.commands.options import DEFAULT_MIN_SCORE, DEFAULT_SMOOTHING
 from tabrt.engines.engine import MODELS
 from tabrt.sinks.records import landmark_lines
 from tabrt.tracking.smoothing import DEFAULT_STRENGTH
+from tabrt.tracking.tracker import MIN_SCORE
 
 Run = Callable[..., subprocess.CompletedProcess]
 
@@ -263,6 +264,7 @@ def test_version_and_help(run: Run):
 
 def test_the_command_line_smooths_as_the_tracker_does():
     assert DEFAULT_SMOOTHING == DEFAULT_STRENGTH
+    assert DEFAULT_MIN_SCORE == MIN_SCORE
 
 
 def test_doctor_says_what_runs(run: Run):

@@ -21,6 +21,7 @@ from tabrt.errors import TabrtError
 from tabrt.faces import Frame
 from tabrt.film.reading import open_film
 from tabrt.geometry import Box
+from tabrt.tracking.schedule import Schedule
 from tabrt.tracking.tracker import Tracker
 
 PORTRAIT = Path(__file__).parent / "data" / "astronaut.png"
@@ -228,10 +229,13 @@ def test_each_film_begins_afresh(tracking):
         detector.boxes = [box_at(450, 300)]
 
 
-def test_waiting_between_searches_is_bounded(tracking):
-    tracker, _, show = tracking
-    show(3000)
-    assert tracker._wait <= 60
+def test_waiting_between_searches_is_bounded():
+    schedule = Schedule()
+    for step in (1e-4, 1.0):  # s: of frames that come too fast for the time between searches, and then slowly
+        frames = [schedule.is_due(now * step, True, False, False) and schedule.searched(now * step, False) is None
+                  for now in range(2000)]  # fmt: skip
+        gaps = np.diff(np.flatnonzero(frames))
+        assert gaps.max() <= 60
 
 
 FORKED = """
@@ -283,3 +287,69 @@ def test_threads_may_share_a_tracker_and_have_their_own():
         assert all(counts == [1] * 8 for counts in pool.map(watch, [shared] * 4))
         assert all(counts == [1] * 8 for counts in pool.map(watch_alone, range(4)))
     assert os.path.samestat(stderr, os.fstat(2))
+
+
+def test_bare_images_are_frames_at_nominal_times(tracking):
+    tracker, detector, _ = tracking
+    detector.boxes = [box_at(300, 200)]
+    images = [np.zeros((480, 640, 3), np.uint8)] * 3
+    scenes = [tracker(image) for image in images]
+    assert [scene.frame.index for scene in scenes] == [0, 1, 2]
+    assert [scene.frame.time for scene in scenes] == pytest.approx([0, 1 / 30, 2 / 30])
+    for source in (images, np.stack(images), iter(images), [Frame(image, None, None) for image in images]):
+        again = list(tracker.track(source))
+        assert [scene.frame.time for scene in again] == pytest.approx([0, 1 / 30, 2 / 30])
+        assert [face.id for face in again[-1].faces] == [1]
+    assert len(list(tracker.track(images[0]))) == 1
+
+
+def test_a_capture_is_read_at_its_own_times(tracking, clip):
+    tracker, _, _ = tracking
+    capture = cv2.VideoCapture(str(clip))
+    scenes = list(tracker.track(capture))
+    capture.release()
+    assert len(scenes) == len(TIMES)
+    assert scenes[-1].frame.time > 0.5
+    with pytest.raises(TabrtError, match="not open"):
+        next(tracker.track(capture))
+
+
+@pytest.mark.parametrize(
+    ("give", "named"),
+    [
+        (lambda tracker: tracker("in.mp4"), "tabrt.Frame"),
+        (lambda tracker: tracker(None), "tabrt.Frame"),
+        (lambda tracker: tracker(Frame(None)), "uint8"),
+        (lambda tracker: tracker(np.zeros((9, 9, 3))), "uint8"),
+        (lambda tracker: tracker(Frame(np.zeros((9, 9, 3), np.uint8), 0, "now")), "seconds"),
+        (lambda tracker: next(tracker.track(None)), "a film's path"),
+        (lambda tracker: next(tracker.track(3.5)), "a film's path"),
+        (lambda tracker: next(tracker.track(987)), "tabrt doctor"),
+        (lambda tracker: next(tracker.track([1, 2])), "tabrt.Frame"),
+    ],
+)
+def test_what_cannot_be_meant_is_said(tracking, give, named: str):
+    with pytest.raises(TabrtError, match=named):
+        give(tracking[0])
+
+
+def test_numbers_of_any_type_are_taken_and_others_named():
+    engine = FakeEngine(upright_face())
+    Tracker(engine=engine, detector=Detector(), faces=np.int64(4), smoothing="0.7", min_score=np.float32(0.5))
+    for wrong in ({"smoothing": "much"}, {"smoothing": None}, {"smoothing": float("nan")}, {"faces": "all"}):
+        with pytest.raises(TabrtError, match=f"{next(iter(wrong))} is"):
+            Tracker(engine=engine, detector=Detector(), **wrong)
+    with pytest.raises(TabrtError, match="min_score is"):
+        Tracker(engine=engine, detector=Detector(), min_score=40)
+
+
+def test_times_in_milliseconds_are_noticed_once(tracking, caplog: pytest.LogCaptureFixture):
+    tracker, _, _ = tracking
+    image = np.zeros((48, 64, 3), np.uint8)
+    for index in range(12):
+        tracker(Frame(image, index, index / 30))
+    assert not caplog.records
+    tracker.reset()
+    for index in range(12):
+        tracker(Frame(image, index, 1000 * index / 30))
+    assert len(caplog.records) == 1 and "divide them by 1000" in caplog.text

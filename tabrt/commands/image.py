@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import mimetypes
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from tabrt.commands.progress import Progress, Stopwatch, Timed
 from tabrt.commands.summary import Summary, drawing, landmark_header, stages, summary
 from tabrt.detection import Detector
 from tabrt.errors import TabrtError
-from tabrt.faces import Frame, Scene
+from tabrt.faces import Frame
 from tabrt.files import check_outputs, printable
 from tabrt.film.reading import PICTURE_SUFFIXES, left_out, pictures_in, read_image
 from tabrt.sinks import LandmarkWriter, PictureSink, Sink
@@ -43,7 +43,7 @@ def image(options: ImageOptions, tracker: Tracker | None = None) -> Summary:
         progress = stack.enter_context(Progress(len(pictures), "pictures"))
         frames = watch.each("decode", _read(pictures, problems))
         with progress.stated():
-            for scene in map(drawing(options, tracker, watch), map(_alone(tracker), frames)):
+            for scene in map(drawing(options, tracker, watch), map(tracker.still, frames)):
                 for sink in (*sinks, progress):
                     sink(scene)
     if problems:
@@ -158,16 +158,6 @@ def _read_picture(path: Path) -> np.ndarray:
 def _size(picture: Path) -> tuple[int, int]:
     height, width = _read_picture(picture).shape[:2]
     return width, height
-
-
-def _alone(tracker: Tracker) -> Callable[[Frame], Scene]:
-    """Track one frame as if no other had been before."""
-
-    def track(frame: Frame) -> Scene:
-        tracker.reset()
-        return tracker(frame)
-
-    return track
 
 
 def _passed_over(problems: list[str], count: int) -> str:

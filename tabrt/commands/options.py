@@ -24,6 +24,7 @@ else:
     Width = Literal[tuple(WIDTHS)]
 
 DEFAULT_SMOOTHING = 0.7  # that of tabrt.tracking.smoothing, which would be slow to import
+DEFAULT_MIN_SCORE = 0.4  # that of tabrt.tracking.tracker
 
 EngineName = Literal["auto", "onnxruntime", "openvino", "tensorrt", "torch"]
 DeviceName = Literal["auto", "cpu", "gpu"]
@@ -105,6 +106,10 @@ class TrackingOptions(NetworkOptions):
         except ValueError:
             return Calibration.read(self.fov)
 
+    min_score: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="A face that the network is less sure of is not given.")
+    ] = DEFAULT_MIN_SCORE
+
     def tracker(self, boundaries: bool = False) -> Tracker:
         """The tracker asked for. Raises TabrtError."""
         from tabrt.tracking.tracker import Tracker
@@ -113,6 +118,7 @@ class TrackingOptions(NetworkOptions):
             *(self.model_name, self.engine, self.faces, self.smoothing, self.threads, boundaries, self.detector),
             fov=self.field_of_view,
             device=self.device,
+            min_score=self.min_score,
         )
 
 

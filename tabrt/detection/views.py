@@ -84,6 +84,14 @@ def view_of(image: np.ndarray, window: Window) -> tuple[np.ndarray, float]:
     return view, scale
 
 
+def turned_back(detection: Detection, quarters: int) -> Detection:
+    """What was detected in a view turned by `numpy.rot90(view, quarters)`, in the view."""
+    points = np.vstack([detection.keypoints, detection.centre])
+    for _ in range(quarters):
+        points = np.stack([VIEW_SIZE - points[:, 1], points[:, 0]], axis=1)
+    return Detection(points[:-1], points[-1], detection.width, detection.score)
+
+
 def boxes_of(
     detections: list[Detection], calibration: Calibration, window: Window, scale: float, shape: tuple[int, ...]
 ) -> list[Box]:
