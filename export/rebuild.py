@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from tabrt.card import PRECISIONS
-from tabrt.engines.engine import MODEL_FOLDER, MODELS, int8_file
+from tabrt.engines.engine import MODEL_FOLDER, MODELS, fp16_file, int8_file
 from tabrt.engines.parity import sample_crops
 from tabrt.errors import TabrtError
 from tabrt.exporting.converting import convert
@@ -102,22 +102,22 @@ def calibration_crops(faces: Path, size: int = CROP_SIZE, count: int = CALIBRATI
 
 
 def ship(variants: list[Variant], accurate: Collection[str]) -> None:
-    """Put the float32 models where the package keeps them, with their checkpoints, and beside them in int8 those that
-    are named `accurate`.
+    """Put the float32 models where the package keeps them, with their checkpoints; beside them in float16, which was
+    judged as it was made, and in int8 those that are named `accurate`.
 
-    An int8 file of older weights does not stay.
+    A file of older weights does not stay.
     """
     for variant in variants:
-        if variant.path is None or variant.name not in MODELS or variant.precision not in ("fp32", "int8"):
+        if variant.name not in MODELS:
             continue
-        target = MODELS[variant.name]
-        if variant.precision == "int8":
-            target = int8_file(target)
-            if variant.name not in accurate:
+        single = MODELS[variant.name]
+        target = {"fp32": single, "fp16": fp16_file(single), "int8": int8_file(single)}[variant.precision]
+        if variant.path is None or (variant.precision == "int8" and variant.name not in accurate):
+            if target != single:
                 target.unlink(missing_ok=True)
-                print(f"{target} does not ship: it is not known to be as accurate as float32, and faster")
-                continue
-        else:
-            shutil.copyfile(variant.checkpoint, target.with_suffix(".safetensors"))
+            print(f"{target} does not ship: it is not known to be as accurate as float32, and faster")
+            continue
+        if target == single:
+            shutil.copyfile(variant.checkpoint, single.with_suffix(".safetensors"))
         shutil.copyfile(variant.path, target)
         print(f"{target} written")

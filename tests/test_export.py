@@ -17,7 +17,7 @@ from small_network import face_crops, random_checkpoint, random_network, shipped
 from torch.nn import functional
 
 from tabrt.card import ModelCard
-from tabrt.engines.engine import MODELS, int8_file, load_engine
+from tabrt.engines.engine import MODELS, fp16_file, int8_file, load_engine
 from tabrt.engines.parity import BOUNDS, Shift, onnx_maps, sample_crops
 from tabrt.errors import TabrtError
 from tabrt.exporting import export as export_module
@@ -356,16 +356,19 @@ def test_sample_crops_are_the_same_every_time():
 
 
 @pytest.mark.parametrize(
-    "path", [path for name in MODELS.values() for path in (name, int8_file(name))], ids=lambda p: p.stem
+    "path",
+    [path for name in MODELS.values() for path in (name, fp16_file(name), int8_file(name))],
+    ids=lambda p: p.stem,
 )
 def test_a_shipped_model_is_its_checkpoint(path: Path):
     if not path.is_file():
         pytest.skip(f"{path.name} does not ship")
-    truth = load_engine(shipped_checkpoint(path.stem.removesuffix("-int8")), "torch", device="cpu")
-    shipped = load_engine(path, "onnxruntime")
-    assert shipped.card == replace(truth.card, precision="int8" if path.stem.endswith("-int8") else "fp32")
+    precision = next((kind for kind in ("fp16", "int8") if path.stem.endswith(f"-{kind}")), "fp32")
+    truth = load_engine(shipped_checkpoint(path.stem.removesuffix(f"-{precision}")), "torch", device="cpu")
+    shipped = load_engine(path, "onnxruntime", device="cpu")
+    assert shipped.card == replace(truth.card, precision=precision)
     shift = Shift.between(truth(face_crops(2)), shipped(face_crops(2)), truth.card)
-    assert shift.bounded(shipped.card.precision) <= BOUNDS[shipped.card.precision]
+    assert shift.objection(precision) is None
 
 
 @pytest.mark.parametrize("name", MODELS)

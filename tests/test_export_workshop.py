@@ -62,6 +62,20 @@ def test_int8_ships_only_if_it_is_as_accurate(tmp_path: Path, monkeypatch, nme: 
     assert (old.read_text() == "new tab1-lite-int8.onnx") if ships else not old.exists()
 
 
+def test_float16_ships_where_it_could_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """For GPUs. One of older weights does not stay."""
+    single = tmp_path / "tab1-lite.onnx"
+    half = tmp_path / "tab1-lite-fp16.onnx"
+    half.write_text("of older weights")
+    made = tmp_path / "made.onnx"
+    made.write_text("new")
+    monkeypatch.setattr(export.rebuild, "MODELS", {"tab1-lite": single})
+    export.rebuild.ship([Variant("tab1-lite", made, "fp16", made)], set())
+    assert half.read_text() == "new"
+    export.rebuild.ship([Variant("tab1-lite", made, "fp16", None, "moves points")], set())
+    assert not half.exists()
+
+
 @pytest.mark.parametrize(
     ("rows", "precision"),
     [

@@ -98,8 +98,8 @@ def torch_tensorrt():
         "Runtime",
         lambda logger: opened(deserialize_cuda_engine=lambda plan: opened(serialize=lambda: bytes(plan))),
     )
-    for name in ("_setup_engine", "_load_serialized_info"):
-        patch.setattr(_TRTEngine.TRTEngine, name, lambda *_: None)
+    patch.setattr(torch.cuda, "default_stream", lambda *_: None)
+    patch.setattr(_TRTEngine.TRTEngine, "_setup_engine", lambda engine: None)
     yield torch_tensorrt
     patch.undo()
 
@@ -139,4 +139,4 @@ def test_the_compiler_gives_one_engine_of_tensorrts_own_bytes(
     with capsys.disabled():
         took = time.perf_counter() - start
         print(f"\n{width} {hourglasses} {precision} compiled: {len(plan) / 1e6:.1f} MB in {took:.1f} s", end="")
-    assert 0.9 * weights < len(plan) < 2.5 * weights
+    assert 0.9 * weights < len(plan) < 2.5 * weights + 3e6  # and its kernels

@@ -88,7 +88,7 @@ def require_gpu() -> Gpu:
     """The card. Raises EngineUnavailable, with the reason, where there is none."""
     found = look_for_gpu()
     if isinstance(found, str):
-        raise EngineUnavailable(f"no NVIDIA driver or GPU is here: {found}; use --engine onnxruntime")
+        raise EngineUnavailable(f"{found}; use --engine onnxruntime")
     return found
 
 
