@@ -16,7 +16,7 @@ from tabrt.commands.progress import Progress, Stopwatch, Timed
 from tabrt.commands.summary import Summary, drawing, landmark_header, stages, summary
 from tabrt.detection import Detector
 from tabrt.errors import TabrtError
-from tabrt.faces import Frame
+from tabrt.faces import Frame, Scene
 from tabrt.files import check_outputs, printable
 from tabrt.film.reading import PICTURE_SUFFIXES, left_out, pictures_in, read_image
 from tabrt.sinks import LandmarkWriter, PictureSink, Sink
