@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import multiprocessing
 import resource
 import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -22,7 +24,7 @@ from tabrt.heatmaps import decode, render_boundaries
 from tabrt.network import Tab, TabConfig
 from tabrt.network.checkpoint import load_checkpoint
 from tabrt.network.tab import normalise
-from tabrt.topology import BOUNDARY_MIRROR, WFLW98
+from tabrt.topology import BOUNDARY_MIRROR, WFLW98, to_68
 from training import loop
 from training.augment import PAPER, STRONG, Augmentation, training_crop
 from training.batches import Crops, Plan, collate, known_boundaries
@@ -555,3 +557,51 @@ def test_wrong_wishes_are_told(words, told):
 )
 def test_wrong_usage_is_exit_code_2(words):
     assert CliRunner().invoke(app, words).exit_code == 2
+
+
+def folder_of_68(root: Path, count: int = 4) -> Path:
+    """A flat folder of pictures with .pts beside them."""
+    root.mkdir()
+    for i, points in enumerate(to_68(drawn_faces(count).points)):
+        cv2.imwrite(str(root / f"me{i}.png"), drawn_faces(count).read(i))
+        rows = "\n".join(f"{x + 1} {y + 1}" for x, y in points)
+        (root / f"me{i}.pts").write_text(f"version: 1\nn_points: 68\n{{\n{rows}\n}}\n")
+    return root
+
+
+def test_a_network_of_98_points_adapts_to_a_folder_of_68(tmp_path):
+    """The whole way, by the command: it keeps its scheme and its size, whatever they are."""
+    run(tmp_path / "before", recipe(steps=2))
+    start = tmp_path / "before/last.safetensors"
+    folder = folder_of_68(tmp_path / "mine")
+    words = ["train", "--recipe", "adapt", "--data", f"300w:{folder}", "--start", str(start), "--out"]
+    done = CliRunner().invoke(
+        app, [*words, str(tmp_path / "after"), "--samples", "8", "--batch", "4", "--workers", "0"]
+    )
+    assert done.exit_code == 0, done.exception
+    model, card = load_checkpoint(tmp_path / "after/best.safetensors")
+    assert model.config == TINY and card.topology == "wflw98" and "300w (3 faces)" in card.training_data
+    assert "from 300w68 to wflw98: 3 of 3" in done.output
+    done = CliRunner().invoke(app, ["train", "--recipe", "adapt", "--data", f"300w:{folder}"])
+    assert isinstance(done.exception, TabrtError) and "--start tab1-lite" in str(done.exception)
+
+
+def test_every_weakness_is_judged_by_one_command(tmp_path, monkeypatch):
+    from training import weaknesses
+
+    run(tmp_path / "run", recipe(steps=2))
+    faces = drawn_faces(6)
+    trials = [Trial("plain", faces), Trial("dark", faces, "light")]
+    monkeypatch.setattr(weaknesses, "shared_trials", lambda *_, **__: trials)
+    words = ["evaluate", "--dataset", "shared", "--root", str(tmp_path), "--engine", "torch", "--faces", "4"]
+    words += ["--model", str(tmp_path / "run/last.safetensors"), "--json", str(tmp_path / "a.json")]
+    done = CliRunner().invoke(app, [*words, "--plots", str(tmp_path / "plots")])
+    assert done.exit_code == 0, done.exception
+    told = json.loads((tmp_path / "a.json").read_text())["trials"]
+    assert told["plain"]["faces"] == 4 and told["dark"]["perturbation"] == "light"
+    assert told["plain"]["nme"] != told["dark"]["nme"] and "dark" in done.output
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {"plain.jpg", "dark.jpg"}
+
+
+def test_the_help_shows_that_sources_have_weights():
+    assert "[@WEIGHT]" in "".join(CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "200"}).output.split())
