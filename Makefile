@@ -30,6 +30,7 @@ test-tensorrt:
 # What a release is: built, installed into an empty environment, tried there, and its checksums. See docs/release.md.
 release:
 	rm -rf dist
+	$(PYTHON) -m pip install --quiet "build>=1.2,<2"
 	$(PYTHON) -m build --outdir dist .
-	bash tools/try-release dist
+	PYTHON=$(PYTHON) bash tools/try-release dist
 	cd dist && sha256sum *.whl *.tar.gz > SHA256SUMS

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -191,6 +192,28 @@ def test_the_wheel_names_its_needs(wheel: zipfile.ZipFile):
     assert f"{folder}/licenses/tabrt/models/MODEL_CARD.md" in wheel.namelist()
     assert f"{folder}/licenses/tabrt/demo/LICENCE.txt" in wheel.namelist()
     assert f"{folder}/licenses/NOTICE" in wheel.namelist()
+
+
+SYSTEMS = {  # pip's names of what a system takes, the newest first
+    "Linux x86-64": [f"manylinux_{version}_x86_64" for version in ("2_28", "2_27", "2_17")],
+    "Linux ARM": [f"manylinux_{version}_aarch64" for version in ("2_28", "2_27", "2_17")],
+    "Windows x86-64": ["win_amd64"],
+    "macOS ARM": [f"macosx_{version}" for version in ("14_0_arm64", "13_0_arm64", "11_0_arm64", "13_0_universal2")],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("TABRT_TEST_INDEX" not in os.environ, reason="asks the package index; set TABRT_TEST_INDEX=1")
+@pytest.mark.parametrize("python", ["3.11", "3.13", "3.14"])
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_everything_that_tabrt_needs_is_there_for_each_system(tmp_path: Path, system: str, python: str):
+    """Wheels alone, so that nothing is compiled; only found, not fetched."""
+    needs = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
+    platforms = [word for name in SYSTEMS[system] for word in ("--platform", name)]
+    words = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--ignore-installed", "--target", tmp_path]
+    words += ["--only-binary=:all:", "--python-version", python, "--implementation", "cp", *platforms, *needs]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_version_is_said_once():
