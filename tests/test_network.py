@@ -182,6 +182,11 @@ def test_crops_of_other_sizes_give_maps_of_a_quarter(size: int):
     assert maps.boundaries[-1].shape == (1, 16, size // 4, size // 4)
 
 
+def test_a_width_of_smaller_crops_has_no_name():
+    assert TabConfig.of_width("lite").width == "lite"
+    assert TabConfig.of_width("lite", crop_size=128).width == "custom"
+
+
 def test_a_crop_size_that_cannot_be_halved_is_refused():
     for size in (100, 32, 1024, 192.0, True):
         with pytest.raises(TabrtError, match="crop_size"):

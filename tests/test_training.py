@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from tabrt.errors import TabrtError
 from tabrt.geometry import CROP_SIZE
-from tabrt.heatmaps import decode, render_boundaries
+from tabrt.heatmaps import decode, render, render_boundaries, render_logits
 from tabrt.network import Tab, TabConfig
 from tabrt.network.checkpoint import load_checkpoint
 from tabrt.network.tab import normalise
@@ -28,7 +28,7 @@ from tabrt.topology import BOUNDARY_MIRROR, WFLW98, to_68
 from training import loop
 from training.augment import PAPER, STRONG, Augmentation, training_crop
 from training.batches import Crops, Plan, collate, known_boundaries
-from training.checkpointing import pack
+from training.checkpointing import identity, pack
 from training.commands import app
 from training.datasets import parse_sources, training_sets
 from training.journal import Journal
@@ -483,7 +483,6 @@ def test_a_network_that_is_right_gives_back_the_labels_on_average():
             self.card = ModelCard(name="right")
 
         def __call__(self, crops):
-            from tabrt.heatmaps import render_logits
             from training.augment import truth_crop
             from training.relabel import _views
 
@@ -605,3 +604,31 @@ def test_every_weakness_is_judged_by_one_command(tmp_path, monkeypatch):
 
 def test_the_help_shows_that_sources_have_weights():
     assert "[@WEIGHT]" in "".join(CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "200"}).output.split())
+
+
+@pytest.mark.parametrize("size", [128, 320])
+def test_a_network_of_another_crop_size_is_shown_crops_of_its_own(size: int):
+    faces = drawn_faces(2)
+    usual, own = (Crops({"drawn": faces}, STILL, side)["drawn", 0, 5] for side in (256, size))
+    assert (own[0].shape, own[2].shape) == ((size, size, 3), (16, size // 4, size // 4))
+    np.testing.assert_allclose((own[1] + 0.5) / size, (usual[1] + 0.5) / 256, atol=1e-5)
+    config = dataclasses.replace(TINY, crop_size=size)
+    loss = Objective(Tab(config), recipe(), "all")(*collate([own, own]))[0]
+    loss.backward()
+    assert torch.isfinite(loss)
+
+
+@pytest.mark.parametrize(("loss", "draw"), [(landmark_mse, render), (landmark_cross_entropy, render_logits)])
+def test_losses_of_smaller_maps_are_least_at_the_point(loss, draw):
+    points = np.array([[[40.0, 70.0], [100.0, 20.0], [140.0, 70.0]]])  # the last lies beside a crop of 128 px
+    right, wrong = (torch.from_numpy(draw(there, size=32)).requires_grad_() for there in (points, points + 3))
+    losses = [loss(maps, torch.from_numpy(points).float()) for maps in (right, wrong)]
+    assert losses[0] < losses[1]
+
+
+def test_a_run_begun_before_crops_had_sizes_goes_on():
+    """Its state names a network without the field."""
+    told = json.loads(identity(TINY, recipe(), 0, {}))["network"]
+    assert "crop_size" not in told
+    other = dataclasses.replace(TINY, crop_size=128)
+    assert json.loads(identity(other, recipe(), 0, {}))["network"]["crop_size"] == 128

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tabrt.errors import TabrtError
+from tabrt.geometry import CROP_SIZE, STRIDE
 from tabrt.heatmaps import render_boundaries
 from tabrt.topology import Topology
 from training.augment import Augmentation, training_crop
@@ -24,8 +25,8 @@ _BLOCK = 1000  # faces within which each set gets its exact share
 class Crops(Dataset):
     """Map-style over keys: a crop, its points, its boundary maps, and which of those are known."""
 
-    def __init__(self, sets: dict[str, FaceSet], augmentation: Augmentation):
-        self.sets, self.augmentation = sets, augmentation
+    def __init__(self, sets: dict[str, FaceSet], augmentation: Augmentation, size: int = CROP_SIZE):
+        self.sets, self.augmentation, self.size = sets, augmentation, size
 
     def __getitem__(self, key: Key) -> tuple[np.ndarray, ...]:
         cv2.setNumThreads(0)  # its own threads would fight with the workers for cores
@@ -37,8 +38,18 @@ class Crops(Dataset):
         covered = rng.random() < self.augmentation.strangers
         other = faces.read(int(rng.integers(len(faces)))) if covered else None
         pixels, moved = training_crop(image, points, faces.topology, self.augmentation, rng, box=box, other=other)
-        maps = render_boundaries(moved, faces.topology.boundary_lines)
+        if self.size != CROP_SIZE:
+            pixels, moved = scaled(pixels, moved, self.size)
+        maps = render_boundaries(moved, faces.topology.boundary_lines, size=self.size // STRIDE)
         return pixels, moved, maps, known_boundaries(moved, faces.topology)
+
+
+def scaled(pixels: np.ndarray, points: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """A crop and its points (L, 2) as a crop of another size would have them."""
+    factor = size / pixels.shape[0]
+    kind = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    resized = cv2.resize(pixels, (size, size), interpolation=kind)
+    return resized, ((points + 0.5) * factor - 0.5).astype(points.dtype)
 
 
 def known_boundaries(points: np.ndarray, topology: Topology, absent: bool = True) -> np.ndarray:
@@ -119,10 +130,12 @@ def _shuffled_faces(seed: int, which: int, cycle: int, size: int) -> np.ndarray:
     return np.random.default_rng((seed, 1, which, cycle)).permutation(size)
 
 
-def loader(sets: dict[str, FaceSet], augmentation: Augmentation, plan: Plan, workers: int) -> DataLoader:
+def loader(
+    sets: dict[str, FaceSet], augmentation: Augmentation, plan: Plan, workers: int, size: int = CROP_SIZE
+) -> DataLoader:
     """Batches (crops, points, boundary maps, known boundaries), made by worker processes."""
     ahead = 4 if workers else None
-    crops = Crops(sets, augmentation)
+    crops = Crops(sets, augmentation, size)
     return DataLoader(crops, batch_sampler=plan, num_workers=workers, collate_fn=collate, prefetch_factor=ahead)
 
 

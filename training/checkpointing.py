@@ -15,6 +15,7 @@ from tabrt.card import ModelCard
 from tabrt.engines.engine import MODELS
 from tabrt.errors import TabrtError
 from tabrt.files import MODEL_FOLDER, write_atomically
+from tabrt.geometry import CROP_SIZE
 from tabrt.network import Tab, TabConfig
 from tabrt.network.checkpoint import load_checkpoint, save_checkpoint
 from tabrt.topology import Topology
@@ -107,7 +108,10 @@ def pack(source: Path, out: Path) -> None:
 
 def identity(config: TabConfig, recipe: Recipe, seed: int, sizes: dict[str, int]) -> str:
     """What must be the same for a run to be resumed."""
-    return json.dumps({"network": asdict(config), "recipe": asdict(recipe), "seed": seed, "sets": sizes})
+    network = asdict(config)
+    if config.crop_size == CROP_SIZE:  # runs that were begun before there were other sizes go on
+        del network["crop_size"]
+    return json.dumps({"network": network, "recipe": asdict(recipe), "seed": seed, "sets": sizes})
 
 
 def save_state(path: Path, state: dict) -> None:

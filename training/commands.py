@@ -53,6 +53,7 @@ def train(
     fusion: Annotated[int, typer.Option(min=0, max=3, help="Levels of features fused (Table 10).")] = 2,
     channels: Annotated[int | None, typer.Option(help="Width of the hourglasses.")] = None,
     balt_channels: Annotated[int | None, typer.Option(help="Width of the landmark transform.")] = None,
+    crop_size: Annotated[int | None, typer.Option(help="Side of the crops, px: a multiple of 64.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Faces to see in each phase.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data in each phase.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Faces in a step, over all devices.")] = None,
@@ -84,7 +85,7 @@ def train(
     from training.relabel import with_labels
 
     plan = changed(recipe_named(recipe), samples, epochs, batch, rate)
-    sizes = {"stem": stem, "channels": channels, "balt_channels": balt_channels}
+    sizes = {"stem": stem, "channels": channels, "balt_channels": balt_channels, "crop_size": crop_size}
     begun = None if start is None else checkpoint_named(start)
     asked = {"topology": topology, "hourglasses": hourglasses, "features": features, "fusion": fusion}
     asked |= {name: value for name, value in sizes.items() if value is not None}

@@ -130,7 +130,7 @@ class _Run:
             self.sizes, shares, batch, range(self.step, steps), self.seed + index, fabric.global_rank, fabric.world_size
         )
         self.journal.begin(index, self.step, steps)
-        for tensors in loader(self.sets, self.recipe.augmentation, plan, self.workers):
+        for tensors in loader(self.sets, self.recipe.augmentation, plan, self.workers, self.card.crop_size):
             rate = learning_rate(phase, self.step, steps, per_epoch)
             losses = self._train_step(objective, optimiser, rate, fabric.to_device(tensors))
             average.update(self.model, self.step)

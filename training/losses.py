@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from tabrt.geometry import HEATMAP_SIZE, STRIDE
+from tabrt.geometry import STRIDE
 from tabrt.heatmaps import CELL_OFFSET, GAUSSIAN_SIGMA, SOFTMAX_SIGMA
 from tabrt.network import Tab
 from tabrt.network.tab import normalise
@@ -16,24 +16,25 @@ from training.recipes import Recipe
 MSE_REACH = 12.0  # px beyond the crop's edge at which a gaussian still shows in its map
 
 
-def _profiles(points: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-    """Gaussian profiles along x and y (B, L, 64) of points (B, L, 2)."""
+def _profiles(points: Tensor, sigma: float, size: int) -> tuple[Tensor, Tensor]:
+    """Gaussian profiles along x and y (B, L, size) of points (B, L, 2)."""
     cells = (points - CELL_OFFSET) / STRIDE
-    grid = torch.arange(HEATMAP_SIZE, device=points.device, dtype=points.dtype)
+    grid = torch.arange(size, device=points.device, dtype=points.dtype)
     along = torch.exp(-((grid - cells[..., None]) ** 2) / (2 * sigma**2))
     return along[..., 0, :], along[..., 1, :]
 
 
-def labelled(points: Tensor, reach: float = 0.0) -> Tensor:
-    """(B, L) bool: points that have a label and lie inside the crop, give or take `reach` px."""
-    inside = (points > -0.5 - reach) & (points < HEATMAP_SIZE * STRIDE - 0.5 + reach)
+def labelled(points: Tensor, size: int, reach: float = 0.0) -> Tensor:
+    """(B, L) bool: points that have a label and lie inside the crop, give or take `reach` px. size: of its maps."""
+    inside = (points > -0.5 - reach) & (points < size * STRIDE - 0.5 + reach)
     return (inside & torch.isfinite(points)).all(dim=-1)
 
 
 def landmark_mse(maps: Tensor, points: Tensor) -> Tensor:
     """The paper's loss: mean squared error to gaussians of peak 1 (§4.3)."""
-    mask = labelled(points, MSE_REACH)
-    along_x, along_y = _profiles(torch.where(mask[..., None], points, 0.0), GAUSSIAN_SIGMA)
+    size = maps.shape[-1]
+    mask = labelled(points, size, MSE_REACH)
+    along_x, along_y = _profiles(torch.where(mask[..., None], points, 0.0), GAUSSIAN_SIGMA, size)
     target = along_y[..., :, None] * along_x[..., None, :]
     errors = ((maps.float() - target) ** 2).mean(dim=(2, 3))
     return (errors * mask).sum() / mask.sum().clamp(min=1)
@@ -77,7 +78,7 @@ def _entropy(maps: Tensor, along_x: Tensor, along_y: Tensor, cells: Tensor, weig
     total = shares.sum(dim=(2, 3), keepdim=True)
     shares.div_(total)
     entropy = highest[..., 0, 0] + total[..., 0, 0].log() - score
-    grid = torch.arange(HEATMAP_SIZE, device=maps.device, dtype=torch.float32)
+    grid = torch.arange(maps.shape[-1], device=maps.device, dtype=torch.float32)
     mean = torch.stack([shares.sum(dim=2) @ grid, shares.sum(dim=3) @ grid], dim=-1)  # (B, L, 2)
     offset = mean - cells
     distance = (offset.square().sum(dim=-1) + 0.01).sqrt()
@@ -90,9 +91,10 @@ def _entropy(maps: Tensor, along_x: Tensor, along_y: Tensor, cells: Tensor, weig
 
 def landmark_cross_entropy(maps: Tensor, points: Tensor, weight: float = 0.0) -> Tensor:
     """Soft-target cross-entropy over each whole map, plus `weight` × distance of the map's mean to the point, cells."""
-    mask = labelled(points)
+    size = maps.shape[-1]
+    mask = labelled(points, size)
     safe = torch.where(mask[..., None], points, 0.0)
-    along_x, along_y = (along / along.sum(dim=-1, keepdim=True) for along in _profiles(safe, SOFTMAX_SIGMA))
+    along_x, along_y = (along / along.sum(dim=-1, keepdim=True) for along in _profiles(safe, SOFTMAX_SIGMA, size))
     cells = (safe - CELL_OFFSET) / STRIDE
     return _SoftTargetCrossEntropy.apply(maps, along_x, along_y, cells, mask.float(), weight)
 
@@ -146,10 +148,10 @@ class Objective(nn.Module):
         if self.part != "balt":
             edge = boundary_mse(stacks, boundaries, known) * self._share(known.sum())
         if maps is not None and self.recipe.loss == "mse":
-            land = landmark_mse(maps, points) * self._share(labelled(points, MSE_REACH).sum())
+            land = landmark_mse(maps, points) * self._share(labelled(points, maps.shape[-1], MSE_REACH).sum())
         elif maps is not None:
             land = landmark_cross_entropy(maps, points, self.recipe.distance_weight) * self._share(
-                labelled(points).sum()
+                labelled(points, maps.shape[-1]).sum()
             )
         return land + self.recipe.boundary_weight * edge, land.detach(), edge.detach()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from tabrt.card import ModelCard
-from tabrt.geometry import CROP_SIZE, Crop
+from tabrt.geometry import Crop
 from tabrt.heatmaps import render_boundaries
 from tabrt.network import Tab
 from tabrt.network.tab import normalise
@@ -106,22 +106,24 @@ def _boundary_error(engine: NetworkEngine, faces: FaceSet) -> float:
     total = count = 0.0
     for first in range(0, len(faces), _BATCH):
         batch = range(first, min(first + _BATCH, len(faces)))
-        crops = [_crop(faces, i) for i in batch]
+        crops = [_crop(faces, i, engine.card.crop_size) for i in batch]
         maps = engine.boundaries(np.stack([crop.cut(faces.read(i)) for i, crop in zip(batch, crops, strict=True)]))
         for i, crop, found in zip(batch, crops, maps, strict=True):
             points = crop.to_crop(faces.points[i]).astype(np.float32)
             known = known_boundaries(points, faces.topology, absent=own)
-            errors = ((found - render_boundaries(points, faces.topology.boundary_lines)) ** 2).mean(axis=(1, 2))
+            lines = faces.topology.boundary_lines
+            errors = ((found - render_boundaries(points, lines, size=found.shape[-1])) ** 2).mean(axis=(1, 2))
             total, count = total + float((errors * known).sum()), count + float(known.sum())
     return total / max(count, 1)
 
 
-def _crop(faces: FaceSet, i: int) -> Crop:
-    return truth_crop(faces.points[i], box=None if faces.boxes is None else faces.boxes[i])
+def _crop(faces: FaceSet, i: int, size: int) -> Crop:
+    return replace(truth_crop(faces.points[i], box=None if faces.boxes is None else faces.boxes[i]), size=size)
 
 
 def _boundary_cell(engine: NetworkEngine, faces: FaceSet, i: int) -> np.ndarray:
-    pixels = _crop(faces, i).cut(faces.read(i))
+    size = engine.card.crop_size
+    pixels = _crop(faces, i, size).cut(faces.read(i))
     union = np.clip(engine.boundaries(pixels[None])[0, -1], 0, 1)
-    glow = cv2.resize(union, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_LINEAR)[..., None]
+    glow = cv2.resize(union, (size, size), interpolation=cv2.INTER_LINEAR)[..., None]
     return (pixels[..., ::-1] * (1 - 0.8 * glow) + 255 * 0.8 * glow).astype(np.uint8)

@@ -80,8 +80,8 @@ class TabConfig:
     @property
     def width(self) -> str:
         """The name in WIDTHS that these sizes have, or `custom`."""
-        sizes = {key: getattr(self, key) for key in ("stem", "channels", "balt_channels")}
-        return next((name for name, values in WIDTHS.items() if values == sizes), "custom")
+        sizes = {key: getattr(self, key) for key in ("stem", "channels", "balt_channels", "crop_size")}
+        return next((name for name, values in WIDTHS.items() if {"crop_size": CROP_SIZE, **values} == sizes), "custom")
 
     @property
     def points(self) -> int:
