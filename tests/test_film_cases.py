@@ -503,3 +503,21 @@ def test_sound_that_changes_its_kind_at_a_join_is_kept(tmp_path):
     assert heard.size / rate == pytest.approx(2, abs=0.3)
     parts = np.array_split(heard, 8)
     assert min(part.std() for part in parts[:3] + parts[5:7]) > 0.1
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_a_film_that_broke_off_is_told(tmp_path, suffix):
+    """A download that stopped in the middle plays to there; that something is missing is said."""
+    whole = make_film(tmp_path / "whole.mkv", frames=150, options={"g": "15"})
+    rewrite(whole, tmp_path / f"a{suffix}")
+    data = (tmp_path / f"a{suffix}").read_bytes()
+    cut = tmp_path / f"cut{suffix}"
+    cut.write_bytes(data[: len(data) // 2])
+    with open_film(cut) as film:
+        last = list(film)[-1].time
+        assert 0.5 < last < 4
+        assert any("was it cut off?" in note and "5 s" in note for note in film.notes)
+    for part in ({}, {"end": 2.0}, {"start": 4.0}):
+        with open_film(tmp_path / f"a{suffix}", **part) as film:
+            list(film)
+            assert film.notes == []

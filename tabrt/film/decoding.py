@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import threading
 from collections.abc import Callable, Generator, Iterator
 from fractions import Fraction
@@ -35,6 +36,7 @@ NETWORK_PATIENCE = 10.0  # seconds without a byte before a network source is giv
 LEAST_STEP = Fraction(1, 90000)  # seconds; the clock of a film whose own clock is too fine for mp4
 BAD_PACKETS = 1000  # in a row, without one picture between them, before a film counts as ended
 EARLIER = (0.0, 2.0, 10.0)  # seconds before a part's start at which it is sought, one after the other
+SHORT = 0.05  # of a film, that may be missing at its end without a word
 PRIMING = 0.2  # seconds of sound before a film's start that its decoder may need
 SOUND_BEHIND = 3.0  # seconds that sound may lie behind its pictures in a file
 TRANSPARENT = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
@@ -66,6 +68,7 @@ class Film:
         self._index = 0
         self._passed = 0  # pictures of the part, those left out too
         self._last_time: float | None = None
+        self._stops_at: float | None = None  # seconds: how long a film that broke off says it is
         self._until = 0.0  # seconds: when the last picture of the part stops being shown
         self._container = open_container(source, NETWORK_PATIENCE)
         try:
@@ -209,6 +212,11 @@ class Film:
             notes.append(f"pictures change size at {clock_time(self._fitted)}: fitted into {size}, with bars")
         if self._clock.joins:
             notes.append("times jump, as where pieces are joined: they run on here")
+        if self._stops_at is not None:
+            whole = clock_time(self._stops_at)
+            notes.append(
+                f"{self.name} stops at {clock_time(self._until)}, though it says it has {whole}: was it cut off?"
+            )
         if self.damaged:
             notes.append(f"{self.name}: damaged packets passed over: {self.damaged}")
         return notes
@@ -281,6 +289,10 @@ class Film:
     def _end(self, cut: bool) -> None:
         if cut:
             self._read_sound_to(self.part.end)
+        else:
+            said = _said_length(self._stream, float(self._clock.start))
+            if said is not None and self._until < min(said, self.part.end) - max(1.0, SHORT * said):
+                self._stops_at = said
         self._sound.end = min(self._until, self.part.end)
 
     def _time(self, picture: av.VideoFrame) -> float:
@@ -397,6 +409,17 @@ def _duration(container: av.container.InputContainer, stream: av.VideoStream, cl
     late = 0.0 if clock.jumps else float(clock.start)  # a piece of a longer file counts from that file's start
     if container.duration and container.duration / av.time_base > late:
         return container.duration / av.time_base - late
+    return _seconds(stream.duration, stream.time_base)
+
+
+def _said_length(stream: av.VideoStream, start: float) -> float | None:
+    """Seconds of pictures that a film says it has, by itself, not as FFmpeg estimates it from a part of it."""
+    if stream.container.format.name in ("mpegts", "mpeg"):
+        return None
+    tag = next((value for key, value in stream.metadata.items() if key.upper() == "DURATION"), "")
+    found = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d*)?)", tag)
+    if found:
+        return int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3]) - start
     return _seconds(stream.duration, stream.time_base)
 
 
