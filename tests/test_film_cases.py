@@ -227,7 +227,7 @@ def test_sound_that_starts_before_nought_is_kept_beside_its_pictures(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".ts", ".mpg"])
-@pytest.mark.parametrize("starts", [(1.5, 1.5), (100.0, 3.0), (1.5, 3000.0), (1.5, 1.5, 1.5), (5.0, 4.0)])
+@pytest.mark.parametrize("starts", [(1.5, 1.5), (100.0, 3.0), (1.5, 3000.0), (1.5, 1.5, 1.5), (5.0, 4.0), (1.5, 2.0)])
 def test_joined_pieces_run_on_with_their_sound(tmp_path, suffix, starts):
     sound = "mp2" if suffix == ".mpg" else "aac"
     pieces = [segment(tmp_path / f"{number}{suffix}", start, sound) for number, start in enumerate(starts)]

@@ -268,3 +268,19 @@ def test_words_that_are_no_text_do_no_harm(tmp_path):
     source.write_bytes(source.read_bytes().replace(b"A walk", b"A w\xe9lk"))
     rewrite(source, tmp_path / "b.mp4")
     assert told(tmp_path / "b.mp4")["title"] == "A w\ufffdlk"
+
+
+@pytest.mark.parametrize("start, end", [(0.3, 0.8), (1.2, 1.9), (1.7, None)])
+def test_parts_of_joined_pieces_have_the_times_of_the_whole(tmp_path, start, end):
+    """Both pieces tell the same times: a place in the second cannot be sought by them."""
+    piece = make_film(tmp_path / "a.ts", frames=30, sound=("aac",), options={"g": "10", "bf": "2"})
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(piece.read_bytes() * 2)
+    with open_film(joined) as film:
+        whole = [(frame.index, round(frame.time, 4), bar(frame.image)) for frame in film]
+    assert len(whole) == 60
+    with open_film(joined, start, end) as film:
+        part = [(frame.index, round(frame.time, 4), bar(frame.image)) for frame in film]
+    assert part == [each for each in whole if start <= each[1] < (end or 99)]
+    with open_film(joined, -0.5) as film:
+        assert [frame.index for frame in film] == list(range(45, 60))

@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Callable, Generator, Iterator
 from fractions import Fraction
+from itertools import chain
 from typing import Any
 
 import av
@@ -28,14 +29,15 @@ from tabrt.film.opening import (
     reason,
 )
 from tabrt.film.pictures import Converter, deinterlaced, fit, is_sideways, turned, upright
-from tabrt.film.sound import Soundtrack, decoded, starts
-from tabrt.film.times import FORWARDS, Clock, clock_of, clock_time, part_of
+from tabrt.film.sound import Soundtrack, decoded, length, starts
+from tabrt.film.times import FORWARDS, Clock, clock_of, clock_time, part_of, seconds
 
 SOME_RATE = Fraction(25)  # pictures a second, of a film that does not say
 NETWORK_PATIENCE = 10.0  # seconds without a byte before a network source is given up
 LEAST_STEP = Fraction(1, 90000)  # seconds; the clock of a film whose own clock is too fine for mp4
 BAD_PACKETS = 1000  # in a row, without one picture between them, before a film counts as ended
 EARLIER = (0.0, 2.0, 10.0)  # seconds before a part's start at which it is sought, one after the other
+MOST_KEPT = 20_000  # packets between two pictures that stand alone
 SHORT = 0.05  # of a film, that may be missing at its end without a word
 PRIMING = 0.2  # seconds of sound before a film's start that its decoder may need
 SOUND_BEHIND = 3.0  # seconds that sound may lie behind its pictures in a file
@@ -68,12 +70,15 @@ class Film:
         self._index = 0
         self._passed = 0  # pictures of the part, those left out too
         self._last_time: float | None = None
+        self._packet_source: Iterator[av.Packet | None] = iter(())
         self._stops_at: float | None = None  # seconds: how long a film that broke off says it is
         self._until = 0.0  # seconds: when the last picture of the part stops being shown
         self._container = open_container(source, NETWORK_PATIENCE)
         try:
             self._open_streams(track)
-            self.part = part_of(start, end, every, self.duration, self.name)
+            if self._clock.jumps and any(time is not None and seconds(time) < 0 for time in (start, end)):
+                self.duration = self._length(track)
+            self.part = part_of(start, end, every, self.duration, self.name, sure=not self._clock.jumps)
             self._open_part(track)
             self._describe_pictures()
         except BaseException:
@@ -103,17 +108,32 @@ class Film:
         self._convert = Converter(float(self.rate))
         self._beside = [*container.streams.audio, *container.streams.subtitles]
 
+    def _length(self, track: int | None) -> float | None:
+        """Seconds to the end of a film whose clock may jump, by all of its packets; FFmpeg looks at the ends alone."""
+        if not os.path.isfile(self.source):
+            return None
+        last = 0.0
+        for packet in self._packets():
+            if packet is not None and packet.stream.type in ("video", "audio") and packet.size:
+                last = max(last, starts(packet) + float(length(packet)))
+        self._reopen(track)
+        return last
+
+    def _reopen(self, track: int | None) -> None:
+        """Read from the very beginning again."""
+        self._container.close()
+        self._container = open_container(self.source, NETWORK_PATIENCE)
+        self._open_streams(track)
+
     def _open_part(self, track: int | None) -> None:
         """Go to the first picture that is wanted."""
         part = self.part
         self._sound = Soundtrack(self._beside, part)
         again = part.start > 0 and (is_url(self.source) or os.path.isfile(self.source))  # not so a pipe
-        found = again and self._seek()
+        found = again and (self._scan() if self._clock.jumps else self._seek())
         if not found:
             if again:
-                self._container.close()
-                self._container = open_container(self.source, NETWORK_PATIENCE)
-                self._open_streams(track)
+                self._reopen(track)
             self._sound = Soundtrack(self._beside, part)
             self._restart(0)
             found = self._skip_to_start()
@@ -124,13 +144,36 @@ class Film:
         if not found:
             raise TabrtError(f"no picture in {self.name} can be decoded; check the file, or convert it with ffmpeg")
         if not part.is_whole and self.duration is not None:
-            self.duration = min(part.end, self.duration) - part.start
+            self.duration = max(0.0, min(part.end, self.duration) - part.start)
             self.frames = math.ceil(self.duration * self._full_rate)
         elif not part.is_whole:
             self.frames = None
         if self.frames is not None:
             self.frames = math.ceil(self.frames / part.every)
         self.rate = self._full_rate / part.every
+
+    def _scan(self) -> bool:
+        """Go to the start of the part through all packets, without decoding them, where a clock that may jump cannot be
+        sought. False where no picture stands alone for too long."""
+        self._restart(0)
+        kept: list[av.Packet] = []
+        start, before, count = self.part.start, 0, 0
+        for packet in self._packet_source:
+            if packet is None:
+                continue
+            if packet.stream.type == "video" and packet.size:
+                if packet.is_keyframe and starts(packet) <= start:
+                    kept, before = [], count
+                count += 1
+                if packet.dts is not None and packet.time_base and packet.dts * packet.time_base > start:
+                    kept.append(packet)
+                    break
+            kept.append(packet)
+            if len(kept) > MOST_KEPT:
+                return False
+        self._packet_source = chain(kept, self._packet_source)
+        self._index = before
+        return self._skip_to_start()
 
     def _seek(self) -> bool:
         """Go to the start of the part without decoding all that lies before it. False where that fails."""

@@ -59,9 +59,9 @@ class Clock:
         end = self._ends.get(index)
         if end is None or -BACKWARDS <= time + offset - end <= FORWARDS:
             return offset
-        nearest = min(self._offsets, key=lambda known: abs(time + known - end))
-        if abs(time + nearest - end) <= SAME_JOIN:
-            return nearest
+        others = [known for known in self._offsets if known != offset and abs(time + known - end) <= SAME_JOIN]
+        if others:
+            return min(others, key=lambda known: abs(time + known - end))
         self.joins += 1
         self._offsets = [*self._offsets, max(self._ends.values()) - time][-JOINS_KEPT:]
         return self._offsets[-1]
@@ -88,16 +88,19 @@ class Part:
         return self.start <= 0 and self.end == math.inf
 
 
-def part_of(start: float | str | None, end: float | str | None, every: int, duration: float | None, name: str) -> Part:
+def part_of(
+    start: float | str | None, end: float | str | None, every: int, duration: float | None, name: str, sure: bool = True
+) -> Part:
     """The part that was asked for; times before 0 count from the film's end.
 
+    sure: whether the duration is more than an estimate.
     Raises TabrtError for what is no time, or lies outside the film.
     """
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise TabrtError(f"every is {every!r}; give a whole number from 1")
     first = _within(seconds(start), duration, name) if start is not None else 0.0
     last = _within(seconds(end), duration, name) if end is not None else math.inf
-    if duration is not None and first >= duration:
+    if sure and duration is not None and first >= duration:
         raise TabrtError(f"{name} has {clock_time(duration)}; nothing is there from {clock_time(first)} on")
     if last <= first:
         raise TabrtError(f"the part of {name} ends at {clock_time(last)}, not after its start at {clock_time(first)}")
