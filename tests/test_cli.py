@@ -467,7 +467,7 @@ def test_a_full_disk_keeps_what_was_written(run: Run, clip: Path, tmp_path: Path
     assert_one_line(run("video", clip, "--landmarks", "out.jsonl", preexec_fn=limit), "out.jsonl")
     assert (tmp_path / "out.jsonl").read_bytes().endswith(b"\n")
     assert len(list(landmark_lines(tmp_path / "out.jsonl"))) > 2
-    assert_one_line(run("video", clip, "--landmarks", "/dev/full"), "jsonl")
+    assert_one_line(run("video", clip, "--landmarks", "/dev/full"), "/dev/full")
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5000, 1), (1, 5000)], ids=str)

@@ -351,6 +351,13 @@ def test_the_direction_of_gaze_adds_the_head_s():
     assert np.allclose(gaze.both.direction, (0, 0, -1), atol=0.05)
 
 
+def test_the_eye_on_the_far_side_of_the_head_is_trusted_less():
+    to_their_right, _ = read(seen(yaw=35))  # the right eye goes round the head
+    assert to_their_right.right.confidence < to_their_right.left.confidence - 0.1
+    to_their_left, _ = read(seen(yaw=-35))
+    assert to_their_left.left.confidence < to_their_left.right.confidence - 0.1
+
+
 def test_a_shut_eye_looks_nowhere():
     gaze, measures = read(seen(head=shut_eye(right=True)))
     assert gaze.right is None and gaze.left is not None

@@ -96,7 +96,7 @@ def _weights() -> np.ndarray:
 
 _WEIGHTS = _weights()
 FLATTEST = 0.35  # cosine of the angle between a line of sight and the face
-_DEPTH = HEAD[:, 2]
+_DEPTH = HEAD[:, 2] / EYE_DISTANCE
 
 # Opposite points: three pairs of the lids of the right eye and of the left, then each eye's corners.
 _UPPER = np.array([61, 62, 63, 71, 70, 69, 60, 72])
@@ -118,13 +118,10 @@ def facing(points: np.ndarray, pose: Pose) -> np.ndarray:
     head; where that plane is seen from its edge, no farther than FLATTEST allows.
     """
     rotation, lens = pose.unsighted, pose.lens
-    u, v = ((points - lens.centre) / lens.focal).T
-    (ax, ay, _), (bx, by, _), (cx, cy, _) = rotation.tolist()
-    x, y, z = rotation[:, 2:] * _DEPTH + pose.translation[:, None]  # of the planes' origins
-    along, down = u * z - x, v * z - y
-    a, b, c, d = ax - u * cx, ay - u * cy, bx - v * cx, by - v * cy
-    faced = np.stack([along * d - b * down, a * down - c * along], axis=1)
-    return faced / (np.maximum(a * d - b * c, FLATTEST) * EYE_DISTANCE)[:, None]
+    sight = (points - lens.centre) @ (rotation[:2] / lens.focal) + rotation[2]  # in the head's axes
+    camera = pose.translation @ rotation * (-1 / EYE_DISTANCE)  # where it is, seen from the head
+    far = (_DEPTH - camera[2]) / np.maximum(sight[:, 2], FLATTEST)
+    return sight[:, :2] * far[:, None] + camera[:2]
 
 
 def features(faced: np.ndarray) -> np.ndarray:
@@ -204,6 +201,47 @@ def openness(heights: np.ndarray, neutral: Neutral) -> tuple[float, float]:
     return right, left
 
 
+# How far features have moved for each part of the shapes: their weights, what counts as nothing, and full strength. An
+# opening mouth draws its corners down; a corner goes up, or out, or both.
+_UP, _OUT = 0.15, 0.5
+
+
+def _side(side: str, out: int) -> dict[str, tuple[dict[str, float], float, float]]:
+    """The parts on the person's left or right; out: the sign of x away from the middle."""
+    name = side.lower()
+    up = {f"corner {name} y": -1.0, "gap": _UP}
+    outwards = {f"corner {name} x": float(out), "mouth x": -float(out)}
+    return {
+        f"mouthFrown{side}": ({part: -weight for part, weight in up.items()}, 0.02, 0.065),
+        f"browDown{side}": ({f"brow {name} inner": 0.5, f"brow {name}": 0.5}, 0.025, 0.065),
+        f"browOuterUp{side}": ({f"brow {name} outer": -1.0}, 0.03, 0.095),
+        f"up {side}": (up, 0.025, 0.13),
+        f"up and out {side}": (up | {part: _OUT * weight for part, weight in outwards.items()}, 0.025, 0.13),
+        f"out {side}": (outwards, 0.025, 0.085),
+        f"out, not up {side}": (outwards | {part: -weight for part, weight in up.items()}, 0.025, 0.085),
+    }
+
+
+_PARTS: dict[str, tuple[dict[str, float], float, float]] = {
+    "lips": ({"gap": 1.0}, 0.02, 0.32),
+    "parted": ({"gap": 1.0}, 0.0, 0.12),
+    "narrower": ({"width": -1.0}, 0.035, 0.14),
+    "mouthLeft": ({"mouth x": 1.0}, 0.02, 0.14),
+    "mouthRight": ({"mouth x": -1.0}, 0.02, 0.14),
+    "browInnerUp": ({"brow left inner": -0.5, "brow right inner": -0.5}, 0.03, 0.085),
+    "mouthRollUpper": ({"upper lip": -1.0}, 0.018, 0.06),
+    "mouthRollLower": ({"lower lip": -1.0}, 0.018, 0.065),
+    **_side("Left", 1),
+    **_side("Right", -1),
+}
+_LEAST_MOVE, _FULL_MOVE = (np.array([part[i] for part in _PARTS.values()]) for i in (1, 2))
+_MOVES = np.array([[part[0].get(name, 0.0) for name in FEATURES] for part in _PARTS.values()])  # (P, F)
+_MOVES = _MOVES / (_FULL_MOVE - _LEAST_MOVE)[:, None]
+_NOTHING = _LEAST_MOVE / (_FULL_MOVE - _LEAST_MOVE)
+_CHIN_X, _CHIN_Y = FEATURES.index("chin x"), FEATURES.index("chin y")
+_DIRECT = tuple(name for name in _PARTS if name[0].islower() and name in SHAPES)  # parts that are shapes
+
+
 def shapes(
     now: np.ndarray, heights: np.ndarray, opened: tuple[float, float], neutral: Neutral, yaw: float
 ) -> dict[str, float]:
@@ -212,43 +250,25 @@ def shapes(
     opened: openness of the right and the left eye. yaw: degrees that the head is turned; the jaw's points slide along
     the outline as it turns, so that jaw and chin are trusted less.
     """
-    moved = dict(zip(FEATURES, (now - neutral.features).tolist(), strict=True))
-    right, left = opened
-    found = {"eyeBlinkLeft": 1 - left, "eyeBlinkRight": 1 - right}
-    for side, height, usual in zip(("Right", "Left"), heights.tolist(), neutral.opened.tolist(), strict=True):
-        found[f"eyeWide{side}"] = _share(height / usual - 1, 0.12, 0.4)
+    moved = now - neutral.features
+    told = dict(zip(_PARTS, np.minimum(np.maximum(_MOVES @ moved - _NOTHING, 0.0), 1.0).tolist(), strict=True))
+    found = {name: told[name] for name in _DIRECT}
+    for side in ("Left", "Right"):
+        found[f"mouthSmile{side}"] = max(told[f"up {side}"], told[f"up and out {side}"])
+        found[f"mouthStretch{side}"] = min(told[f"out {side}"], told[f"out, not up {side}"])
+    found["mouthPucker"] = told["narrower"] * (1 - told["parted"])
+    found["mouthFunnel"] = told["narrower"] * told["parted"]
     frontal = min(max((45 - abs(yaw)) / 30, 0.0), 1.0)
-    gap = moved["gap"]
-    dropped = moved["chin y"] * frontal
-    lips = _share(gap, 0.02, 0.32)
-    found["jawOpen"] = max(lips, _share(dropped, 0.06, 0.38))
-    found["mouthClose"] = max(0.0, found["jawOpen"] - lips)
-    found["jawLeft"], found["jawRight"] = _sides(moved["chin x"] * frontal, 0.045, 0.11)
-    found["mouthLeft"], found["mouthRight"] = _sides(moved["mouth x"], 0.02, 0.14)
-    narrower = _share(-moved["width"], 0.035, 0.14)
-    parted = min(max(gap, 0.0) / 0.12, 1.0)
-    found["mouthPucker"], found["mouthFunnel"] = narrower * (1 - parted), narrower * parted
-    for side, outwards in (("Left", 1), ("Right", -1)):
-        name = side.lower()
-        out = outwards * (moved[f"corner {name} x"] - moved["mouth x"])
-        up = 0.15 * max(gap, 0.0) - moved[f"corner {name} y"]  # an opening mouth draws its corners down
-        found[f"mouthSmile{side}"] = _share(up + 0.5 * max(out, 0.0), 0.025, 0.13)
-        found[f"mouthFrown{side}"] = _share(-up, 0.02, 0.065)
-        found[f"mouthStretch{side}"] = _share(out - max(up, 0.0), 0.025, 0.085)
-        inner, outer, whole = (moved[f"brow {name}{part}"] for part in (" inner", " outer", ""))
-        found[f"browDown{side}"] = _share((inner + whole) / 2, 0.025, 0.065)
-        found[f"browOuterUp{side}"] = _share(-outer, 0.03, 0.095)
-    found["browInnerUp"] = _share(-(moved["brow left inner"] + moved["brow right inner"]) / 2, 0.03, 0.085)
-    found["mouthRollUpper"] = _share(-moved["upper lip"], 0.018, 0.06)
-    found["mouthRollLower"] = _share(-moved["lower lip"], 0.018, 0.065)
+    aside, dropped = float(moved[_CHIN_X]) * frontal, float(moved[_CHIN_Y]) * frontal
+    found["jawOpen"] = max(told["lips"], _share(dropped, 0.06, 0.38))
+    found["mouthClose"] = max(0.0, found["jawOpen"] - told["lips"])
+    found["jawLeft"], found["jawRight"] = _share(aside, 0.045, 0.11), _share(-aside, 0.045, 0.11)
+    found["eyeBlinkRight"], found["eyeBlinkLeft"] = 1 - opened[0], 1 - opened[1]
+    wide = (heights / neutral.opened).tolist()
+    found["eyeWideRight"], found["eyeWideLeft"] = (_share(eye - 1, 0.12, 0.4) for eye in wide)
     return found
 
 
 def _share(value: float, nothing: float, full: float) -> float:
     """Where a value lies from what counts as nothing to full strength, 0…1."""
     return min(max(0.0, (value - nothing) / (full - nothing)), 1.0)
-
-
-def _sides(value: float, nothing: float, full: float) -> tuple[float, float]:
-    """A sideways move as shares to the person's left (the picture's right, +x) and right."""
-    return _share(value, nothing, full), _share(-value, nothing, full)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -27,8 +28,15 @@ class EyeGaze:
 
     yaw: float  # degrees, in the head
     pitch: float
-    direction: np.ndarray  # (3,) unit, in the camera's axes; (0, 0, -1) looks along the line of sight to the camera
     confidence: float  # 0…1
+    head: np.ndarray = field(repr=False)  # (3, 3) rotation of the head
+
+    @cached_property
+    def direction(self) -> np.ndarray:
+        """(3,) unit, in the camera's axes; (0, 0, -1) looks along the line of sight to the camera."""
+        yaw, pitch = math.radians(self.yaw), math.radians(self.pitch)
+        straight = math.cos(pitch)  # the eye's own axis, -z turned by yaw and pitch
+        return self.head @ (-math.sin(yaw) * straight, math.sin(pitch), -math.cos(yaw) * straight)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +52,13 @@ class Gaze:
         eyes = [eye for eye in (self.left, self.right) if eye is not None]
         if len(eyes) < 2:
             return eyes[0] if eyes else None
-        sure = np.array([max(eye.confidence, 1e-6) for eye in eyes])
-        share = sure / sure.sum()
-        yaw, pitch = (float(share @ [getattr(eye, axis) for eye in eyes]) for axis in ("yaw", "pitch"))
-        direction = share @ np.stack([eye.direction for eye in eyes])
-        return EyeGaze(yaw, pitch, direction / np.linalg.norm(direction), float(sure.max()))
+        one, other = eyes
+        whole = max(one.confidence + other.confidence, 1e-6)
+        share = one.confidence / whole if whole > 1e-6 else 0.5
+        yaw, pitch = (
+            share * here + (1 - share) * there for here, there in ((one.yaw, other.yaw), (one.pitch, other.pitch))
+        )
+        return EyeGaze(yaw, pitch, max(one.confidence, other.confidence), one.head)
 
 
 def gaze_of(now: np.ndarray, neutral: Neutral, opened: tuple[float, float], pose: Pose, confidence: np.ndarray) -> Gaze:
@@ -64,13 +74,11 @@ def gaze_of(now: np.ndarray, neutral: Neutral, opened: tuple[float, float], pose
             continue
         across, down = (float(now[i] - neutral.features[i]) * EYE_DISTANCE / EYEBALL for i in (_X[side], _Y[side]))
         sine_yaw, sine_pitch = (min(max(part, -_FARTHEST), _FARTHEST) for part in (-across, down))
-        yaw, pitch = math.asin(sine_yaw), math.asin(sine_pitch)
-        turned = -pose.yaw if side == "right" else pose.yaw  # > 0: the eye turns away from the camera
+        yaw, pitch = math.degrees(math.asin(sine_yaw)), math.degrees(math.asin(sine_pitch))
+        turned = pose.yaw if side == "right" else -pose.yaw  # > 0: the eye turns away from the camera
         seen = min(max(math.cos(math.radians(max(turned, 0.0) * 1.5)), 0.0), 1.0)
         sure = float(confidence[PUPIL[side]]) * min(1.0, (open_ - SHUT) / 0.3) * seen
-        straight = math.cos(pitch)  # the eye's own axis, -z turned by yaw and pitch
-        direction = pose.rotation @ (-sine_yaw * straight, sine_pitch, -math.cos(yaw) * straight)
-        eyes[side] = EyeGaze(math.degrees(yaw), math.degrees(pitch), direction, min(max(sure, 0.0), 1.0))
+        eyes[side] = EyeGaze(yaw, pitch, min(max(sure, 0.0), 1.0), pose.rotation)
     return Gaze(**eyes)
 
 
