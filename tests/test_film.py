@@ -379,7 +379,7 @@ import numpy as np
 from tabrt.film.writing import FilmWriter
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background inherits that it is ignored
 noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
-with FilmWriter(sys.argv[1], 320, 240, 30) as writer:
+with FilmWriter(sys.argv[1], 320, 240, 30, index_first="live" not in sys.argv) as writer:
     for number in range(100_000):
         writer.write(np.roll(noise, number, axis=1), number / 30)
         if number == 200:
@@ -388,10 +388,10 @@ with FilmWriter(sys.argv[1], 320, 240, 30) as writer:
 """
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
-def test_a_killed_run_leaves_a_film_that_opens(tmp_path, suffix):
+@pytest.mark.parametrize("suffix, kind", [(".mp4", "film"), (".mov", "film"), (".mkv", "film"), (".mp4", "live")])
+def test_a_killed_run_leaves_a_film_that_opens(tmp_path, suffix, kind):
     out = tmp_path / f"a{suffix}"
-    run = subprocess.Popen([sys.executable, "-c", WRITER, str(out)], stdout=subprocess.PIPE, text=True)
+    run = subprocess.Popen([sys.executable, "-c", WRITER, str(out), kind], stdout=subprocess.PIPE, text=True)
     assert run.stdout.readline() == "ready\n"
     run.send_signal(signal.SIGKILL)
     run.wait(timeout=30)

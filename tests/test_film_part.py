@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -284,3 +285,16 @@ def test_parts_of_joined_pieces_have_the_times_of_the_whole(tmp_path, start, end
     assert part == [each for each in whole if start <= each[1] < (end or 99)]
     with open_film(joined, -0.5) as film:
         assert [frame.index for frame in film] == list(range(45, 60))
+
+
+def test_the_command_line_takes_a_part(films, run, tmp_path):
+    """Times as people write them; the numbers keep the film's times, the film out starts at nought."""
+    done = run("video", films[".mkv"], "--from", "0:01", "--to", "-1", "--every", 5, "--track", 1,
+               "--out", "b.mp4", "--landmarks", "b.jsonl")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()[1:]]
+    assert [line["frame"] for line in lines if "frame" in line] == list(range(30, 60, 5))
+    assert lines[0]["time"] == pytest.approx(1, abs=0.001)
+    assert times_of(tmp_path / "b.mp4") == pytest.approx([index / 6 for index in range(6)], abs=0.002)
+    done = run("video", films[".mkv"], "--from", "soon", "--landmarks", "c.jsonl")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "'soon' is no time" in done.stderr

@@ -18,7 +18,7 @@ import numpy as np
 
 from tabrt.errors import TabrtError
 from tabrt.film.colours import on_paper
-from tabrt.film.opening import check_size, open_container
+from tabrt.film.opening import MAX_PIXELS, check_size, open_container
 from tabrt.film.pictures import Converter
 from tabrt.film.sound import decoded
 
@@ -84,6 +84,8 @@ def _decode(name: str, items: set[int]) -> dict[int, av.VideoFrame]:
         streams = [stream for stream in container.streams.video if stream.id in items and stream.codec_context]
         for stream in streams:
             check_size(stream.width, stream.height, name)
+        if sum(stream.width * stream.height for stream in streams) > 2 * MAX_PIXELS:  # colours, alpha
+            raise TabrtError(f"{name} has tiles of more than {MAX_PIXELS // 10**6} million px; scale it down first")
         for packet in container.demux(streams) if streams else ():
             for picture in decoded(packet) or ():
                 pictures.setdefault(packet.stream.id, picture)
