@@ -67,7 +67,9 @@ def measure(variant: Variant, name: str, truth: Engine, crops: np.ndarray, judge
     times = _times(path, name, crops, effort)
     moved, bound = shift.bounded(precision), BOUNDS[precision]
     note = f"moves points by {moved:.2f} px, beyond {bound}" if moved > bound else ""
-    return Row(variant.name, ran, precision, megabytes, shift.worst, shift.most, shift.median, nme, times, note)
+    return Row(
+        variant.name, ran, precision, megabytes, shift.worst, shift.percentile_95, shift.median, nme, times, note
+    )
 
 
 def _times(path: Path, name: str, crops: np.ndarray, effort: str) -> dict[str, float]:

@@ -83,7 +83,7 @@ def _variant(checkpoint: Path, precision: str, out: Path, crops: np.ndarray, cal
     write_atomically(path, converted.data)
     notes = [f"{len(converted.float_layers)} layers in float32"] if converted.float_layers else []
     shift = converted.shift
-    moved = f"worst {shift.worst:.4f} px, 95 % {shift.most:.4f} px, median {shift.median:.4f} px"
+    moved = f"worst {shift.worst:.4f} px, 95 % {shift.percentile_95:.4f} px, median {shift.median:.4f} px"
     print(f"{path}: {moved} {'; '.join(notes)}", flush=True)
     return Variant(name, checkpoint, precision, path, "; ".join(notes))
 

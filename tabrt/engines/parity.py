@@ -35,7 +35,7 @@ class Shift:
     """How far points moved between two engines, in crop px, and the largest difference between their maps."""
 
     worst: float
-    most: float  # what 95 of 100 points do not exceed
+    percentile_95: float  # what 95 of 100 points do not exceed
     median: float
     maps: float
     nearly: float = np.inf  # what 998 of 1,000 points do not exceed
@@ -54,7 +54,7 @@ class Shift:
 
     def bounded(self, precision: str) -> float:
         """The shift that BOUNDS limits: that of SHARES."""
-        return self.most if precision == "int8" else self.nearly
+        return self.percentile_95 if precision == "int8" else self.nearly
 
     def objection(self, precision: str) -> str | None:
         """Why points moved too far for a precision; None where they did not."""

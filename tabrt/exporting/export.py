@@ -36,7 +36,7 @@ class Report:
         kept = f"; {len(self.float_layers)} layers stay in float32" if self.float_layers else ""
         return (
             f"{self.path}: {self.target} {self.precision}, {self.size / 1e6:.1f} MB; points differ from torch float32 "
-            f"by at most {self.shift.worst:.4f} px (95 of 100 by at most {self.shift.most:.4f}, median "
+            f"by at most {self.shift.worst:.4f} px (95 of 100 by at most {self.shift.percentile_95:.4f}, median "
             f"{self.shift.median:.4f}) of the crop on {self.crops} crops{kept}"
         )
 

@@ -24,14 +24,14 @@ POINT_NOISE = 0.004  # standard deviation of a point of full confidence in the f
 LEAST_NOISE, MOST_NOISE = 0.001, 0.01  # what may be measured
 NOISE_QUANTILE = 0.4  # of the frames: the stillest tell the noise
 NOISE_RATE = 0.1  # per frame, of the logarithm of its variance
-LOUDEST = 2.0  # times the usual group's noise that one group is believed to have: what is more, is motion
+MAX_NOISE_RATIO = 2.0  # times the usual group's noise that one group is believed to have: what is more, is motion
 POSE_SHARE = 0.4  # noise of what all points share, the crop's own jitter, over that of a point
 POSE_DRIFT = 0.0005  # 1/s³: spectral density of the acceleration always expected of the face …
 POINT_DRIFT = 5e-5  # … and of a point within the face: little, for what is more is told by the innovations
 POINT_PERSISTENCE = 0.1  # s, after which a point's velocity within the face is gone: lips and lids turn back soon
 MOTION = 4.0  # standard deviations above its expected square at which an innovation is motion, not noise
-LEANING = 0.4  # share of the newest innovation in their running mean, which tells slow motion
-STRONGEST = 10.0  # factor on the measured noise at strength 1; 2.5 at a half
+BIAS_RATE = 0.4  # share of the newest innovation in their running mean, which tells slow motion
+MAX_NOISE_FACTOR = 10.0  # factor on the measured noise at strength 1; 2.5 at a half
 QUICK_SHARE = 0.3  # of that factor for lids and lips, which turn back faster than a filter can learn
 DEFAULT_STRENGTH = 0.7  # chosen from the curve of jitter against lag: benchmarks/results/stability-curve.png
 LONGEST_STEP = 0.5  # s: after a longer gap the filters start anew
@@ -45,7 +45,7 @@ class Smoother:
     """
 
     def __init__(self, strength: float = DEFAULT_STRENGTH, topology: Topology = WFLW98):
-        self._strength = STRONGEST * strength**2
+        self._strength = MAX_NOISE_FACTOR * strength**2
         groups = motion_groups(topology)
         quick = [*topology.left_eye, *topology.right_eye, *topology.mouth]
         self._shares = np.array([QUICK_SHARE if np.isin(group, quick).all() else 1.0 for group in groups])
@@ -91,7 +91,9 @@ class Smoother:
         inside = (seen - offset) / turn if turn else shape  # in the face's own frame
         self._measure_noise(inside)
         usual = median(self._variances.tolist())
-        believed = np.minimum(self._variances, LOUDEST**2 * usual) * (self._shares / self._means(confidence)) ** 2
+        believed = (
+            np.minimum(self._variances, MAX_NOISE_RATIO**2 * usual) * (self._shares / self._means(confidence)) ** 2
+        )
         variances = self._strength**2 * np.concatenate([[usual * (POSE_SHARE * size) ** 2], believed])
         kalman.update(np.concatenate([[offset, turn], inside]), variances, step)
         positions = kalman.positions
@@ -137,7 +139,7 @@ class _Filter:
         self._kalman.x[self._places] = positions
         self._kalman.P = np.diag(np.tile(deviations**2, 2))
         self._kalman.H = np.eye(count, 2 * count)
-        self._leaning = np.zeros_like(self._kalman.x[:count])  # running mean of the innovations
+        self._bias = np.zeros_like(self._kalman.x[:count])  # running mean of the innovations
 
     @property
     def positions(self) -> np.ndarray:
@@ -162,28 +164,28 @@ class _Filter:
         it was thought to be: its variance is raised to what explains the innovation, and the gain tends to 1.
         """
         at = self._at
-        measured = np.zeros_like(self._leaning)
+        measured = np.zeros_like(self._bias)
         measured[self._places] = positions
         innovation = measured - self._kalman.x[: len(at)]
         expected = self._kalman.P[at, at] + variances
-        self._leaning += LEANING * (innovation - self._leaning)
+        self._bias += BIAS_RATE * (innovation - self._bias)
         surplus = _power(innovation).sum(axis=1) / self._numbers - expected
-        share = LEANING / (2 - LEANING)  # variance of the running mean over that of its terms
-        lean = _power(self._leaning).sum(axis=1) / self._numbers - share * expected
+        share = BIAS_RATE / (2 - BIAS_RATE)  # variance of the running mean over that of its terms
+        biased = _power(self._bias).sum(axis=1) / self._numbers - share * expected
         limit = self._limits * expected
-        moved = (surplus > limit) | (lean > share * limit)
+        moved = (surplus > limit) | (biased > share * limit)
         if moved.any():
-            self._loosen(at[moved], np.maximum(surplus, lean)[moved], step)
+            self._inflate(at[moved], np.maximum(surplus, biased)[moved], step)
         self._kalman.update(measured, R=np.diag(variances), H=self._kalman.H)  # H given: several numbers a block
 
-    def _loosen(self, blocks: np.ndarray, surplus: np.ndarray, step: float) -> None:
+    def _inflate(self, blocks: np.ndarray, surplus: np.ndarray, step: float) -> None:
         covariance, velocity = self._kalman.P, blocks + len(self._at)
         speed = 1 / step if step > 0 else 0.0
         covariance[blocks, blocks] += surplus
         covariance[velocity, velocity] += surplus * speed**2
         covariance[blocks, velocity] += surplus * speed
         covariance[velocity, blocks] += surplus * speed
-        self._leaning[blocks] = 0
+        self._bias[blocks] = 0
 
 
 def _power(numbers: np.ndarray) -> np.ndarray:
