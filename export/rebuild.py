@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from tabrt.card import PRECISIONS
-from tabrt.engines.engine import MODEL_FOLDER, MODELS, fp16_file, int8_file
+from tabrt.engines.engine import MODELS, fp16_file, int8_file
 from tabrt.engines.parity import sample_crops
 from tabrt.errors import TabrtError
 from tabrt.exporting.converting import convert
-from tabrt.files import write_atomically
+from tabrt.files import MODEL_FOLDER, write_atomically
 from tabrt.geometry import CROP_SIZE
 from tabrt.network.checkpoint import load_checkpoint, save_checkpoint
 from training.augment import truth_crop

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -120,7 +120,7 @@ class Detector:
         self._short_range.close()
 
 
-def _models(runtime: str):
+def _models(runtime: str) -> tuple[Any, Any]:
     if runtime == "onnxruntime":
         from tabrt.detection import onnx
 

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from tabrt.card import PRECISIONS
-from tabrt.engines.engine import MODEL_FOLDER
 from tabrt.engines.gpu import is_installed
 from tabrt.engines.parity import Shift, sample_crops
 from tabrt.errors import EngineUnavailable, TabrtError, missing_package
-from tabrt.files import write_atomically
+from tabrt.files import MODEL_FOLDER, write_atomically
 from tabrt.hardware import has_cuda
 from tabrt.network.checkpoint import load_checkpoint
 from tabrt.variants import DEFAULT_WIDTH, variant_name

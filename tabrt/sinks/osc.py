@@ -54,7 +54,7 @@ def _pose(told: Told) -> Any:
     return message("/tabrt/pose", [told.face.id, *pose.angles, *pose.translation.tolist(), *pose.quaternion.tolist()])
 
 
-def _measured(told: Told) -> Iterator:
+def _measured(told: Told) -> Iterator[Any]:
     number, measures = told.face.id, told.measures
     yield message("/tabrt/measures", [number, *(part for item in measures.items() for part in item)])
     gaze = told.gaze.both
@@ -65,7 +65,7 @@ def _measured(told: Told) -> Iterator:
         yield message("/tabrt/blink", [number, (blink.time, "d"), blink.seconds, blink.depth])
 
 
-def bundle(messages: Iterable) -> bytes:
+def bundle(messages: Iterable[Any]) -> bytes:
     """OSC messages as one bundle, to be taken at once."""
     from pythonosc.osc_bundle_builder import IMMEDIATELY, OscBundleBuilder
 
@@ -75,7 +75,7 @@ def bundle(messages: Iterable) -> bytes:
     return builder.build().dgram
 
 
-def message(address: str, values: Iterable) -> Any:
+def message(address: str, values: Iterable[Any]) -> Any:
     from pythonosc.osc_message_builder import OscMessageBuilder
 
     builder = OscMessageBuilder(address)

@@ -285,7 +285,7 @@ def _number(value: float, decimals: int) -> float | None:
     return round(float(value), decimals) if math.isfinite(value) else None
 
 
-def _numbers(values: np.ndarray) -> list:
+def _numbers(values: np.ndarray) -> list[Any]:
     """Nested lists, rounded to 3 decimals, None for what is not finite."""
     rounded = np.round(np.asarray(values, np.float64), 3)
     if np.isfinite(rounded).all():

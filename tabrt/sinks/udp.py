@@ -7,6 +7,7 @@ import socket
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from tabrt.errors import TabrtError
 from tabrt.faces import Face, Scene
@@ -38,7 +39,7 @@ class UdpSink(Sink):
         except (OSError, UnicodeError) as problem:
             reason = getattr(problem, "strerror", None) or str(problem)
             raise TabrtError(f"{self.option} {address}: {reason}; check the host") from None
-        self._target: tuple = target
+        self._target: tuple[Any, ...] = target
         self._told = False
 
     def __call__(self, scene: Scene) -> None:

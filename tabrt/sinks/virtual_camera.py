@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from tabrt.errors import TabrtError, first_line
 from tabrt.faces import Scene
@@ -34,7 +35,7 @@ class VirtualCamera(Sink):
         self._camera.close()
 
 
-def find_pyvirtualcam():
+def find_pyvirtualcam() -> Any:
     """The package behind VirtualCamera. Raises TabrtError where it is not installed."""
     try:
         import pyvirtualcam

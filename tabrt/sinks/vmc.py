@@ -10,6 +10,7 @@ import math
 import struct
 import time
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from tabrt.errors import TabrtError, install_extra
 from tabrt.faces import Scene
@@ -79,7 +80,7 @@ class _Shapes:
         return bytes(self._data)
 
 
-def _contents(messages: Iterable) -> bytes:
+def _contents(messages: Iterable[Any]) -> bytes:
     """Messages as they stand in a bundle, each after its length."""
     return b"".join(struct.pack(">i", one.size) + one.dgram for one in messages)
 
@@ -107,7 +108,7 @@ def _mean(measures: Mapping[str, float], name: str) -> float:
     return (measures[f"{name}Left"] + measures[f"{name}Right"]) / 2
 
 
-def _bones(told: Told) -> list:
+def _bones(told: Told) -> list[Any]:
     """Neck and Head, each with half of the head's turn.
 
     In Unity's left-handed axes, with x to the avatar's right and z before it, the numbers of the quaternion are those

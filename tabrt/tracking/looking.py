@@ -55,7 +55,7 @@ class Looking:
     """Points the network: `looking(image, crops)`. stage: takes the time of each stage of it, by name."""
 
     def __init__(
-        self, engine: Engine, topology: Topology, boundaries: bool, stage: Callable[[str], AbstractContextManager]
+        self, engine: Engine, topology: Topology, boundaries: bool, stage: Callable[[str], AbstractContextManager[None]]
     ):
         self._engine, self._topology, self._boundaries, self._stage = engine, topology, boundaries, stage
 
