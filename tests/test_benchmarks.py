@@ -385,3 +385,94 @@ def test_a_gpu_slower_than_the_paper_fails_the_command_and_a_cpu_does_not(monkey
         assert (len(report.failed), len(report.wins)) == (failed, 2 - failed)
         monkeypatch.setattr("benchmarks.__main__.measure", lambda *_, report=report: not report.failed)
         assert CliRunner().invoke(app, ["gpu", "--smoke"]).exit_code == min(failed, 1)
+
+
+# On a GPU, by stand-ins
+
+
+def test_a_card_is_warm_when_its_times_agree_and_not_before():
+    pytest.importorskip("torch", reason="the network is torch's")
+    from benchmarks import gpu
+
+    now = [0.0]
+
+    def taking(milliseconds):
+        def call() -> None:
+            now[0] += next(milliseconds) / 1e3
+
+        return call
+
+    def clock() -> float:
+        return now[0]
+
+    rising = iter([*np.linspace(30, 10, 200), *[10.0] * 10_000])  # a clock that goes up for four seconds
+    assert gpu.warm_up(taking(rising), 2.0, clock)
+    assert now[0] > 4.0
+    restless = iter([10.0, 20.0, 40.0, 15.0, 80.0, 9.0, 33.0] * 100_000)
+    now[0] = 0.0
+    assert not gpu.warm_up(taking(restless), 2.0, clock)
+    assert now[0] == pytest.approx(gpu.PATIENCE, abs=1)
+
+
+def _gpu_row(**changes) -> dict:
+    row = {
+        "device": "RTX A", "engine": "TensorRT", "precision": "fp16", "build": "tab1", "weights": "random weights",
+        "hourglasses": 1, "width": "full", "ready_s": 90.0, "shift": None, "batch": 1,
+        "network": Timing.of([0.002]), "milliseconds": Timing.of([0.003]), "faces_per_second": 333.0,
+        "memory_mib": 700.0, "before": None, "after": "1800 MHz, 90 of 170 W, 55 °C",
+    }  # fmt: skip
+    return {**row, **changes}
+
+
+def test_every_row_of_the_gpus_page_names_the_device_and_stands_beside_the_paper():
+    pytest.importorskip("torch", reason="the network is torch's")
+    from benchmarks import gpu
+
+    shift = {"worst": 0.2, "nearly": 0.1, "median": 0.01, "objection": None}
+    rows = [_gpu_row(), _gpu_row(batch=8, faces_per_second=1500.0), _gpu_row(hourglasses=2, build="tab2", shift=shift)]
+    text = gpu.table(Report("gpu", "full", None, {"device": "RTX A", "rows": rows}, []))
+    cells = [line for line in text.splitlines() if line.startswith("|") and "--:" not in line]
+    data = [line for line in cells if not line.startswith(("| one face", "| faces a second", "| float16", "|  |"))]
+    assert all("RTX A" in line for line in data if "paper" not in line)
+    assert "| paper, TITAN X, full | 17.00 | 27.00 |" in text
+    assert "| RTX A, full, TensorRT fp16, network | 2.00 (2.00–2.00) | 2.00 (2.00–2.00) |" in text
+    assert "1800 MHz, 90 of 170 W" in text
+
+
+def test_half_precision_that_moves_points_fails_the_gpus_page_and_a_missing_build_does_too():
+    pytest.importorskip("torch", reason="the network is torch's")
+    from benchmarks import gpu
+
+    shift = {"worst": 3.0, "nearly": 2.0, "median": 0.1, "objection": "fp16 moves points"}
+    report = Report("gpu", "full", None, {"device": "RTX A", "rows": [_gpu_row(shift=shift)]}, [])
+    gpu.judge(report)
+    assert [line.split(":")[0] for line in report.failed] == ["tab1, TensorRT", "RTX A"]
+    on_cpu = Report("gpu", "smoke", None, {"device": "CPU", "rows": [_gpu_row(device="CPU")]}, [])
+    gpu.judge(on_cpu)
+    assert on_cpu.failed == []
+
+
+def test_a_way_that_cannot_be_is_left_out_with_its_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    pytest.importorskip("torch", reason="the network is torch's")
+    from benchmarks import gpu
+    from benchmarks.gpu_runners import CpuDevice, Runner
+
+    closed = []
+
+    def working(checkpoint, device, precision):
+        return Runner(FakeEngine(np.full((98, 2), 100.0)), None, lambda: closed.append(precision))
+
+    def broken(checkpoint, device, precision):
+        raise RuntimeError("CUDA out of memory\nmore")
+
+    monkeypatch.setattr(gpu, "RUNNERS", {"works": working, "breaks": broken})
+    monkeypatch.setattr(gpu, "_shift", lambda *_: None)
+    notes: list[str] = []
+    rows = list(gpu._rows("smoke", CpuDevice(), tmp_path, notes))
+    assert {(row["engine"], row["precision"], row["batch"]) for row in rows} == {
+        ("works", precision, batch) for precision in ("fp32", "fp16") for batch in (1, 2)
+    }
+    assert closed == ["fp32", "fp16"]
+    assert [note for note in notes if "breaks" in note] == [
+        f"tab1-lite, breaks, {precision}: left out (RuntimeError: CUDA out of memory)" for precision in ("fp32", "fp16")
+    ]
