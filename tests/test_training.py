@@ -558,6 +558,22 @@ def test_wrong_usage_is_exit_code_2(words):
     assert CliRunner().invoke(app, words).exit_code == 2
 
 
+def test_half_of_what_an_adapted_network_was_is_kept(tmp_path):
+    run(tmp_path / "start", recipe(steps=2))
+    start = tmp_path / "start/last.safetensors"
+    run(tmp_path / "all", recipe(steps=4), start=start)
+    run(tmp_path / "half", recipe(steps=4, kept=0.5), start=start)
+    before, new, half = (
+        weights(start),
+        weights(tmp_path / "all/last.safetensors"),
+        weights(tmp_path / "half/last.safetensors"),
+    )
+    for name, value in half.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, (before[name] + new[name]) / 2, atol=1e-6, rtol=1e-5)
+    assert not same(before, half)
+
+
 def folder_of_68(root: Path, count: int = 4) -> Path:
     """A flat folder of pictures with .pts beside them."""
     root.mkdir()

@@ -9,10 +9,14 @@ from tabrt.network import Tab
 
 
 class Average:
-    """The running average of weights and batch-normalisation statistics. decay 0: the weights of the last step."""
+    """The running average of weights and batch-normalisation statistics. decay 0: the weights of the last step.
 
-    def __init__(self, model: Tab, decay: float):
-        self.decay = decay
+    origin, kept: the weights that training started from, and their share of the network given out. A network between
+    the two keeps more of what it knew than it gives up of what it has learnt (Wortsman and others: Robust fine-tuning).
+    """
+
+    def __init__(self, model: Tab, decay: float, origin: dict[str, Tensor] | None = None, kept: float = 0.0):
+        self.decay, self.origin, self.kept = decay, origin, kept
         self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
         self.config = model.config
 
@@ -37,4 +41,8 @@ class Average:
         model = Tab(self.config).to(next(iter(self.state.values())).device)
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         model.load_state_dict(self.state)
+        if self.origin is not None:
+            for name, value in model.state_dict().items():
+                if value.is_floating_point():
+                    value.lerp_(self.origin[name].to(value.device), self.kept)
         return model.eval()

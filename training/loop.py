@@ -91,9 +91,14 @@ class _Run:
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.phase, self.step, self.best = 0, 0, math.inf
         self.resumed: dict | None = None
+        self.origin: dict[str, Tensor] | None = None
 
     def begin(self, start: Path | None, imagenet: Path | None, carry_on: bool = False) -> None:
         """Weights to start from, or the state to resume."""
+        if self.recipe.kept and start is not None:
+            origin = Tab(self.model.config)
+            load_matching(origin, start)
+            self.origin = origin.state_dict()
         self.resumed = load_state(self.out / "state.pt", self.identity)
         if self.resumed is not None:
             self.model.load_state_dict(self.resumed["model"])
@@ -151,7 +156,7 @@ class _Run:
         if self.fabric.world_size > 1 and self.fabric.device.type == "cuda":
             objective = torch.nn.SyncBatchNorm.convert_sync_batchnorm(objective)  # torch has none for CPUs
         wrapped, optimiser = self.fabric.setup(objective, optimiser)
-        average = Average(self.model, self.recipe.averaging)
+        average = Average(self.model, self.recipe.averaging, self.origin, self.recipe.kept)
         if self.resumed is not None:
             average.load(self.resumed["average"])
             optimiser.load_state_dict(self.resumed["optimiser"])

@@ -39,6 +39,7 @@ class Recipe:
     imagenet_stem: bool = False
     mixture: dict[str, float] = field(default_factory=dict)  # share of each batch by set of `shared`; empty: by size
     clip: float = 0.0  # largest norm of the gradient; 0: any
+    kept: float = 0.0  # share that the weights of --start have in those given out
 
 
 # Paper §4.3: the estimator alone, then the transform on the frozen estimator; Adam 1e-4, ×0.1 at 80 and 120 of 140.
@@ -100,6 +101,7 @@ RECIPES["adapt"] = replace(
     phases=(Phase("all", samples=3_200, learning_rate=1e-4, warmup=20, learning_rate_end=1e-6),),
     width="",
     averaging=0.98,
+    kept=0.5,
     mixture={},
 )
 
