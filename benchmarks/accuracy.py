@@ -12,7 +12,7 @@ from benchmarks.mesh_map import MeshMap
 from benchmarks.peers import MESH, Peer, open_peers, peer_68
 from benchmarks.plots import figure, ink, save
 from tabrt.detection import Detector
-from tabrt.engines.engine import Engine, load_engine
+from tabrt.engines import Engine, load_engine
 from tabrt.errors import TabrtError
 from tabrt.geometry import Box
 from tabrt.hardware import available_threads

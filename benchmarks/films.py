@@ -15,8 +15,7 @@ from benchmarks.contract import memory_peak_mib
 from tabrt.commands.demo import DEMO_FILM
 from tabrt.commands.options import VideoOptions
 from tabrt.commands.video import video
-from tabrt.film.reading import open_film
-from tabrt.film.writing import FilmWriter
+from tabrt.film import FilmWriter, open_film
 
 FACE = (slice(10, 350), slice(245, 585))  # rows, columns of the demo film: a square around its face
 SIZES = {"360p": (640, 360), "720p": (1280, 720), "1080p": (1920, 1080)}

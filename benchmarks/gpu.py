@@ -20,7 +20,7 @@ from benchmarks.contract import Report, markdown, pick, timed
 from benchmarks.gpu_runners import RUNNERS, Device, Runner, find_device, open_runner
 from benchmarks.latency import PAPER_MS, RANDOM, crops, random_checkpoint
 from benchmarks.plots import figure, save
-from tabrt.engines.engine import CPU, in_batches
+from tabrt.engines import CPU, in_batches
 from tabrt.engines.parity import Shift, sample_crops
 from tabrt.errors import TabrtError, first_line
 from tabrt.files import MODEL_FOLDER

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.contract import Timing
 from tabrt.card import ModelCard
-from tabrt.engines.engine import CPU, load_engine
+from tabrt.engines import CPU, load_engine
 from tabrt.engines.torch import require_cuda
 from tabrt.errors import EngineUnavailable, TabrtError, first_line
 from tabrt.geometry import CROP_SIZE

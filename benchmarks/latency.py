@@ -19,14 +19,14 @@ from benchmarks.contract import Report, Timing, markdown, pick, timed
 from benchmarks.plots import bars, figure, save
 from tabrt.card import PRECISIONS, ModelCard
 from tabrt.commands.demo import DEMO_FILM
-from tabrt.engines.engine import ENGINES, Engine, load_engine
+from tabrt.engines import ENGINES, Engine, load_engine
 from tabrt.engines.parity import sample_crops
 from tabrt.errors import EngineUnavailable, TabrtError
 from tabrt.exporting.export import export_onnx
 from tabrt.exporting.graph import to_onnx, write_card
 from tabrt.exporting.int8 import to_int8
 from tabrt.files import MODEL_FOLDER
-from tabrt.film.reading import open_film
+from tabrt.film import open_film
 from tabrt.geometry import CROP_SIZE, Crop
 from tabrt.hardware import available_threads, has_cuda
 from tabrt.network import Tab, TabConfig

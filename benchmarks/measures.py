@@ -23,7 +23,7 @@ from tabrt.measures import SHAPES, Lens, Measures, Person, Pose, head_pose, rota
 from tabrt.measures.head import EYE_DISTANCE, HEAD
 from tabrt.measures.pose import RIGID, angles_of
 from tabrt.topology import WFLW98
-from tabrt.tracking.tracker import Tracker
+from tabrt.tracking import Tracker
 
 YAWS = (0, 15, 30, 45, 60, 75, 80)
 NOISE = 0.015  # eye distances, of the points of turned meshes

@@ -22,9 +22,9 @@ from tabrt.card import ModelCard
 from tabrt.commands.demo import DEMO_FILM
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame
-from tabrt.film.reading import open_film
+from tabrt.film import open_film
 from tabrt.topology import to_68
-from tabrt.tracking.tracker import Tracker
+from tabrt.tracking import Tracker
 
 SIZE = 640, 480  # px, of the frames
 FACE_X = 415  # px in the demo film: where its face is

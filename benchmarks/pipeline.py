@@ -13,12 +13,11 @@ from benchmarks.films import SIZES, make, whole_command
 from benchmarks.plots import figure, save
 from tabrt.commands.progress import Stopwatch
 from tabrt.drawing.overlay import draw
-from tabrt.engines.engine import load_engine
-from tabrt.film.reading import open_film
-from tabrt.film.writing import FilmWriter
+from tabrt.engines import load_engine
+from tabrt.film import FilmWriter, open_film
 from tabrt.hardware import available_threads
 from tabrt.topology import topology_named
-from tabrt.tracking.tracker import Tracker
+from tabrt.tracking import Tracker
 
 STAGES = ("decode", "detect", "crop", "network", "maps", "smooth", "draw", "encode")
 TRACKER = STAGES[1:6]  # what the tracker itself does

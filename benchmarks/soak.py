@@ -34,7 +34,7 @@ from tabrt.live.sources import live_camera
 from tabrt.live.status import Numbers
 from tabrt.sinks import Sink
 from tabrt.topology import topology_named
-from tabrt.tracking.tracker import Tracker
+from tabrt.tracking import Tracker
 
 RATE = 30  # frames a second
 SIZE = 640, 480

@@ -22,11 +22,10 @@ from benchmarks.one_euro import MEDIAPIPE, one_euro
 from benchmarks.peers import Peer, open_peers, ours_68, peer_68
 from tabrt.commands.demo import DEMO_FILM
 from tabrt.faces import Frame
-from tabrt.film.reading import open_film
+from tabrt.film import open_film
 from tabrt.hardware import available_threads
 from tabrt.topology import topology_named
-from tabrt.tracking.smoothing import DEFAULT_STRENGTH, Smoother
-from tabrt.tracking.tracker import Tracker
+from tabrt.tracking import DEFAULT_STRENGTH, Smoother, Tracker
 
 SETTLED = 0.5  # s: what is not counted while filters start
 STEPS = (0.1, 0.5)  # eye distances

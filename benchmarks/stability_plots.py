@@ -22,7 +22,7 @@ from benchmarks.stability import (
     ours,
     unfiltered,
 )
-from tabrt.tracking.smoothing import DEFAULT_STRENGTH
+from tabrt.tracking import DEFAULT_STRENGTH
 
 
 def plots(report: Report) -> None:

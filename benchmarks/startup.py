@@ -14,7 +14,7 @@ from benchmarks.contract import ROOT, Report, Timing, markdown, memory_mib, pick
 from benchmarks.films import SIZES, make
 from benchmarks.plots import figure, save
 from tabrt.commands.demo import DEMO_FILM
-from tabrt.engines.engine import load_engine
+from tabrt.engines import load_engine
 from tabrt.hardware import available_threads
 
 TARGET = 1.5  # s to the first frame, for the lite models

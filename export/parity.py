@@ -14,7 +14,7 @@ from benchmarks.contract import machine, markdown, pick, timed, versions
 from export.plot import draw
 from export.rebuild import CACHE, Variant
 from export.rows import Row, winner
-from tabrt.engines.engine import Engine, load_engine
+from tabrt.engines import Engine, load_engine
 from tabrt.engines.parity import BOUNDS, Shift, sample_crops
 from tabrt.errors import EngineUnavailable, TabrtError
 from training.evaluate import judge

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from tabrt.card import PRECISIONS
-from tabrt.engines.engine import MODELS, fp16_file, int8_file
+from tabrt.engines import MODELS, fp16_file, int8_file
 from tabrt.engines.parity import sample_crops
 from tabrt.errors import TabrtError
 from tabrt.exporting.converting import convert

@@ -26,14 +26,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tabrt.drawing.overlay import draw
-    from tabrt.engines.engine import load_engine
+    from tabrt.engines import load_engine
     from tabrt.errors import TabrtError
     from tabrt.faces import Face, Frame, Scene
-    from tabrt.film.reading import open_film
+    from tabrt.film import open_film
     from tabrt.geometry import Box
     from tabrt.sinks.landmarks import read_landmarks
     from tabrt.topology import to_68
-    from tabrt.tracking.tracker import Tracker
+    from tabrt.tracking import Tracker
 
 __version__ = "0.1.0"
 
@@ -61,11 +61,11 @@ _HOMES = {
     "Frame": "tabrt.faces",
     "Scene": "tabrt.faces",
     "TabrtError": "tabrt.errors",
-    "Tracker": "tabrt.tracking.tracker",
-    "draw": "tabrt.drawing.overlay",
-    "load_engine": "tabrt.engines.engine",
-    "open_film": "tabrt.film.reading",
-    "read_landmarks": "tabrt.sinks.landmarks",
+    "Tracker": "tabrt.tracking",
+    "draw": "tabrt.drawing",
+    "load_engine": "tabrt.engines",
+    "open_film": "tabrt.film",
+    "read_landmarks": "tabrt.sinks",
     "to_68": "tabrt.topology",
 }
 

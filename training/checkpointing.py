@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from tabrt.card import ModelCard
-from tabrt.engines.engine import MODELS
+from tabrt.engines import MODELS
 from tabrt.errors import TabrtError
 from tabrt.files import MODEL_FOLDER, write_atomically
 from tabrt.geometry import CROP_SIZE

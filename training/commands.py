@@ -116,7 +116,7 @@ def relabel(
     cache: CacheOption = CACHE,
 ) -> None:
     """Better the labels: the mean of a network's points over flips, scales and turns."""
-    from tabrt.engines.engine import load_engine
+    from tabrt.engines import load_engine
     from training.relabel import relabelled, write_labels
     from training.sets import shared_faces
 
@@ -172,7 +172,7 @@ def evaluate(
     cache: CacheOption = CACHE,
 ) -> None:
     """Judge a model on a data set: NME, failure rates, areas under the error curve."""
-    from tabrt.engines.engine import load_engine
+    from tabrt.engines import load_engine
     from training.datasets import load_dataset
     from training.evaluate import report
 
@@ -227,7 +227,7 @@ def _evaluate_shared(
     plots: Path | None,
 ) -> None:
     """One row for each weakness, in true boxes."""
-    from tabrt.engines.engine import load_engine
+    from tabrt.engines import load_engine
     from training.evaluate import figures, judge, protocol
     from training.weaknesses import shared_trials
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tabrt.engines.engine import Engine
+from tabrt.engines import Engine
 from tabrt.errors import TabrtError
 from tabrt.topology import AFLW19, COFW29, IBUG68, WFLW98, Topology
 from training.matlab import load_matlab, read_matlab_picture

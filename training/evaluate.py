@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from tabrt.engines.engine import Engine
+from tabrt.engines import Engine
 from tabrt.errors import TabrtError
 from tabrt.geometry import Box, Crop
 from tabrt.heatmaps import decode

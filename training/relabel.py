@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tabrt.engines.engine import Engine
+from tabrt.engines import Engine
 from tabrt.errors import TabrtError
 from tabrt.files import write_atomically
 from tabrt.geometry import CROP_SIZE, Crop

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tabrt.engines.engine import Engine
+from tabrt.engines import Engine
 from tabrt.topology import AFLW19, COFW29, IBUG68, WFLW98, Topology
 from training.relabel import mean_points
 from training.sets import FaceSet

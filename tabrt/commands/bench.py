@@ -9,7 +9,7 @@ from time import perf_counter
 
 import numpy as np
 
-from tabrt.engines.engine import CPU, Engine, load_engine
+from tabrt.engines import CPU, Engine, load_engine
 from tabrt.hardware import available_threads
 from tabrt.variants import DEFAULT_MODEL
 

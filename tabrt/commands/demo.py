@@ -14,7 +14,7 @@ from tabrt.commands.summary import Summary
 from tabrt.commands.video import video
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame
-from tabrt.film.reading import open_film
+from tabrt.film import open_film
 from tabrt.sinks import write_image
 
 DEMO_FILM = Path(__file__).parents[1] / "demo" / "pexels_face.mp4"

@@ -17,8 +17,7 @@ import numpy as np
 from tabrt import __version__
 from tabrt.card import ModelCard
 from tabrt.detection import RUNTIMES, Detector
-from tabrt.engines import gpu
-from tabrt.engines.engine import ENGINES, MODELS, fp16_file, int8_file, load_engine
+from tabrt.engines import ENGINES, MODELS, fp16_file, gpu, int8_file, load_engine
 from tabrt.errors import TabrtError, first_line, missing_library
 from tabrt.geometry import CROP_SIZE
 from tabrt.hardware import available_threads, cache_folder, cpu_name, int8_instructions, look_for_gpu

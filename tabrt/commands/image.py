@@ -18,9 +18,9 @@ from tabrt.detection import Detector
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame, Scene
 from tabrt.files import check_outputs, printable
-from tabrt.film.reading import PICTURE_SUFFIXES, left_out, pictures_in, read_image
+from tabrt.film import PICTURE_SUFFIXES, left_out, pictures_in, read_image
 from tabrt.sinks import LandmarkWriter, PictureSink, Sink
-from tabrt.tracking.tracker import Tracker
+from tabrt.tracking import Tracker
 
 MOST_NAMED = 5  # pictures, in a line
 WRITTEN_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")

@@ -15,7 +15,7 @@ from tabrt.commands.summary import landmark_header
 from tabrt.drawing import Drawing, Expression, face_layers
 from tabrt.faces import Scene
 from tabrt.files import check_outputs
-from tabrt.film.writing import check_film
+from tabrt.film import check_film
 from tabrt.live import (
     USUAL_RATE,
     Counting,
@@ -44,7 +44,7 @@ from tabrt.sinks import (
     find_pyvirtualcam,
     landmark_suffix,
 )
-from tabrt.tracking.tracker import Tracker
+from tabrt.tracking import Tracker
 
 log = logging.getLogger("tabrt")
 

@@ -17,7 +17,7 @@ from tabrt.variants import DEFAULT_MODEL, DEFAULT_WIDTH, SHIPPED, WIDTHS, varian
 
 if TYPE_CHECKING:
     from tabrt.measures import Calibration
-    from tabrt.tracking.tracker import Tracker
+    from tabrt.tracking import Tracker
 
     Width = str
 else:
@@ -112,7 +112,7 @@ class TrackingOptions(NetworkOptions):
 
     def tracker(self, boundaries: bool = False) -> Tracker:
         """The tracker asked for. Raises TabrtError."""
-        from tabrt.tracking.tracker import Tracker
+        from tabrt.tracking import Tracker
 
         return Tracker(
             *(self.model_name, self.engine, self.faces, self.smoothing, self.threads, boundaries, self.detector),

@@ -13,7 +13,7 @@ from tabrt.commands.options import OutputOptions, TrackingOptions
 from tabrt.commands.progress import Progress, Stopwatch, totals, where_time_went
 from tabrt.drawing import Drawing, Expression, face_layers
 from tabrt.files import printable, without_password
-from tabrt.tracking.tracker import Tracker
+from tabrt.tracking import Tracker
 from tabrt.variants import SHIPPED
 
 Size = tuple[int | None, int | None]  # width and height, px

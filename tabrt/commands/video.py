@@ -15,10 +15,9 @@ from tabrt.commands.options import VideoOptions
 from tabrt.commands.progress import Progress, Stopwatch, Timed
 from tabrt.commands.summary import Summary, drawing, landmark_header, stages, summary
 from tabrt.files import check_outputs
-from tabrt.film.reading import Film, open_film
-from tabrt.film.writing import FilmWriter
+from tabrt.film import Film, FilmWriter, open_film
 from tabrt.sinks import FilmSink, LandmarkWriter, Sink
-from tabrt.tracking.tracker import Tracker
+from tabrt.tracking import Tracker
 
 DEPTH = 8  # frames that decoding, and scenes that tracking, may run ahead
 

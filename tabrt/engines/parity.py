@@ -11,7 +11,7 @@ import onnxruntime
 from tabrt.card import MAX_BATCH, ModelCard
 from tabrt.detection import Detector
 from tabrt.errors import TabrtError
-from tabrt.film.reading import open_film
+from tabrt.film import open_film
 from tabrt.geometry import CROP_SIZE, Crop
 from tabrt.heatmaps import decode
 

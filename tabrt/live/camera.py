@@ -21,8 +21,7 @@ import numpy as np
 from tabrt.ahead import ahead
 from tabrt.errors import TabrtError, first_line
 from tabrt.faces import Frame
-from tabrt.film.pictures import fit
-from tabrt.film.sound import Soundtrack
+from tabrt.film import Soundtrack, fit
 from tabrt.live.status import State
 
 REOPEN_DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before each attempt to reopen; the last one again and again

@@ -21,7 +21,7 @@ from tabrt.faces import Frame, Scene
 from tabrt.live.camera import LiveCamera
 from tabrt.live.run import Run, Wish, quit_by_signal
 from tabrt.sinks import Sink
-from tabrt.tracking.tracker import Tracker
+from tabrt.tracking import Tracker
 
 
 def follow(

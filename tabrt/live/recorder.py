@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tabrt.errors import TabrtError
 from tabrt.faces import Scene
-from tabrt.film.writing import FilmWriter
+from tabrt.film import FilmWriter
 from tabrt.live.camera import LiveCamera
 from tabrt.live.run import Run
 from tabrt.sinks import Sink, write_image

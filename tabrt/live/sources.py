@@ -19,12 +19,10 @@ from av.error import FFmpegError
 from tabrt.errors import TabrtError, first_line
 from tabrt.faces import Frame
 from tabrt.files import without_password
-from tabrt.film.opening import picture_stream, pixel_aspect_of
-from tabrt.film.pictures import Converter, deinterlaced
-from tabrt.film.reading import MAX_PIXELS, MAX_SIDE, open_film
+from tabrt.film import MAX_PIXELS, MAX_SIDE, Converter, deinterlaced, open_film, picture_stream, pixel_aspect_of
 from tabrt.live.camera import Capture, LiveCamera
 from tabrt.live.devices import cameras
-from tabrt.tracking.pixels import as_shown
+from tabrt.tracking import as_shown
 
 SCHEMES = ("rtsp", "rtsps", "http", "https", "udp", "tcp", "rtp", "srt", "rtmp")
 MAX_DELAY = 2.0  # seconds that a picture may be late by before its clock counts as another one

@@ -10,7 +10,7 @@ import numpy as np
 
 from tabrt.errors import TabrtError
 from tabrt.faces import Scene
-from tabrt.film.writing import FilmWriter
+from tabrt.film import FilmWriter
 from tabrt.sinks.sink import Sink
 
 

@@ -80,7 +80,7 @@ def frames_of(source: Any) -> Iterator[Frame | np.ndarray]:
 
 
 def _film(path: str | Path) -> Iterator[Frame]:
-    from tabrt.film.reading import open_film
+    from tabrt.film import open_film
 
     with open_film(path) as film:
         frames: Any = iter(film)

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from tabrt.engines.engine import Engine
+from tabrt.engines import Engine
 from tabrt.geometry import Box, Crop
 from tabrt.heatmaps import decode
 from tabrt.topology import Topology

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from tabrt.detection import Detector
-from tabrt.engines.engine import Engine, load_engine
+from tabrt.engines import Engine, load_engine
 from tabrt.errors import TabrtError
 from tabrt.faces import Face, Frame, Scene
 from tabrt.geometry import Box
