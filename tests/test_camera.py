@@ -11,6 +11,7 @@ from fractions import Fraction
 import av
 import cv2
 import pytest
+from conftest import SHARED
 from live_sources import FILM, FOREVER, Opener, ScriptedCapture, ended, free_port, picture, serve_film, wait_for_port
 
 from tabrt.errors import TabrtError
@@ -18,7 +19,7 @@ from tabrt.files import without_password
 from tabrt.live import sources as module
 from tabrt.live.camera import MAX_STUCK, REOPEN_DELAYS, LiveCamera
 from tabrt.live.devices import Camera
-from tabrt.live.sources import DeviceCapture, find_device, live_camera, set_up
+from tabrt.live.sources import DeviceCapture, FilmCapture, find_device, live_camera, set_up
 from tabrt.live.status import State
 
 QUICK = {"stall": 0.3, "patience": 5.0, "waits": (0.05,), "tick": 0.02}
@@ -395,3 +396,14 @@ def test_mjpeg_where_it_doubles_the_rate(plain, chosen):
 def test_size_and_rate_are_for_cameras():
     with pytest.raises(TabrtError, match="--size and --fps are for cameras"):
         live_camera(FILM, size=(640, 480))
+
+
+def test_what_is_done_to_a_film_is_told_in_a_live_run_too(caplog):
+    film = SHARED / "cases" / "preview_first.mp4"
+    if not film.exists():
+        pytest.skip("needs ../shared/cases/preview_first.mp4")
+    with caplog.at_level(logging.INFO, "tabrt"):
+        capture = FilmCapture(film)
+        assert capture.read() is not None
+        capture.close()
+    assert any("picture track 2 of 2 is read" in record.message for record in caplog.records)

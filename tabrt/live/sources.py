@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import sys
@@ -24,7 +25,10 @@ from tabrt.live.camera import Capture, LiveCamera
 from tabrt.live.devices import cameras
 from tabrt.tracking import as_shown
 
+log = logging.getLogger("tabrt")
+
 SCHEMES = ("rtsp", "rtsps", "http", "https", "udp", "tcp", "rtp", "srt", "rtmp")
+
 MAX_DELAY = 2.0  # seconds that a picture may be late by before its clock counts as another one
 LIVE_OPTIONS = {  # nothing is held back, and a playlist may not name a local file
     "fflags": "nobuffer",
@@ -267,6 +271,8 @@ class FilmCapture:
         return as_shown(frame).image
 
     def close(self) -> None:
+        for note in self._film.notes:
+            log.info("%s", note)
         self._film.close()
 
 
