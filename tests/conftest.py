@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -86,3 +87,11 @@ def _tone(stream: av.AudioStream, seconds: float):
     frame.sample_rate, frame.pts, frame.time_base = 44100, 0, Fraction(1, 44100)
     yield from stream.encode(frame)
     yield from stream.encode(None)
+
+
+@pytest.fixture
+def hangups_end() -> Iterator[None]:
+    """Programs that a test starts end with their terminal, even where the tests themselves run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)

@@ -538,6 +538,7 @@ def _started(folder: Path) -> subprocess.Popen:
     raise AssertionError(f"the run did not get going: {process.communicate()[1]}")
 
 
+@pytest.mark.usefixtures("hangups_end")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_closes_the_files(tmp_path: Path, number: int, code: int):
     process = _started(tmp_path)

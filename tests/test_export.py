@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from tabrt.card import ModelCard
 from tabrt.engines.engine import MODELS, fp16_file, int8_file, load_engine
-from tabrt.engines.parity import BOUNDS, Shift, onnx_maps, sample_crops
+from tabrt.engines.parity import BOUNDS, FARTHEST, Shift, onnx_maps, sample_crops
 from tabrt.errors import TabrtError
 from tabrt.exporting import export as export_module
 from tabrt.exporting import half as half_module
@@ -156,6 +156,7 @@ def test_with_cuda_plain_export_gives_tensorrt(checkpoint: Path, monkeypatch: py
 
 def test_half_precision_keeps_its_ends_in_float32(model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(BOUNDS, "fp16", 1e9)  # a random network has no peaks to hold on to
+    monkeypatch.setitem(FARTHEST, "fp16", 1e9)
     crops = face_crops(1)
     truth = torch_maps(random_network(), crops)[0]
     half, float_layers = to_half(model, truth, crops, CARD)
@@ -171,6 +172,7 @@ def test_half_precision_keeps_its_ends_in_float32(model: onnx.ModelProto, monkey
 def test_layers_that_overflow_stay_in_float32(monkeypatch: pytest.MonkeyPatch):
     """One convolution gives values beyond float16's 65,504; the batch norms after it bring them back."""
     monkeypatch.setitem(BOUNDS, "fp16", 1e9)
+    monkeypatch.setitem(FARTHEST, "fp16", 1e9)
     crops = face_crops(1)
     network = random_network(1)
     top = network.scbe.stacks[0].top

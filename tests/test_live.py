@@ -624,6 +624,7 @@ def test_addresses():
 # ------------------------------------------------------------------------------------------------------ command line
 
 
+@pytest.mark.usefixtures("hangups_end")
 @pytest.mark.parametrize(
     ("number", "stuck", "code"),
     [(signal.SIGINT, False, 130), (signal.SIGTERM, True, 143), (signal.SIGHUP, False, 129)],

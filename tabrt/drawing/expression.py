@@ -42,12 +42,13 @@ def _size(face: Face) -> float:
 
 
 def _draw_axes(image: np.ndarray, face: Face, pose: Pose) -> None:
-    origin = HEAD[NOSE_TIP]
-    ends = pose.project(origin + LENGTH * np.diag([1.0, 1.0, -1.0]))  # the third comes out of the face
+    """Seen along the line of sight, as the angles are told: of a face that looks into the lens the third is a dot."""
+    directions = pose.rotation * (1, 1, -1)  # the third comes out of the face
     start = face.points[NOSE_TIP]
-    ends = (ends - pose.project(origin)) / _scale(face) + start
+    pixels = LENGTH * pose.lens.focal / float(np.linalg.norm(pose.translation))
+    ends = pixels * directions[:2].T / _scale(face) + start
     # What points away from the camera is drawn first.
-    for axis in np.argsort(-(pose.unsighted * (1, 1, -1))[2]):
+    for axis in np.argsort(-directions[2]):
         _line(image, start, ends[axis], AXES[axis], face)
 
 
