@@ -229,7 +229,7 @@ def test_a_file_is_run_as_it_is(installed: Path, monkeypatch: pytest.MonkeyPatch
 def test_int8_instructions_are_read_from_what_the_kernel_says(tmp_path: Path, monkeypatch, text: str, found):
     told = tmp_path / "cpuinfo"
     told.write_text(text)
-    monkeypatch.setattr("tabrt.hardware.CPU_INFO", told)
+    monkeypatch.setattr("tabrt.hardware.cpu.CPU_INFO", told)
     assert int8_instructions.__wrapped__() == found
     told.unlink()
     assert int8_instructions.__wrapped__() is None

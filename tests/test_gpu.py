@@ -571,7 +571,7 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> on_gpu.Provider:
 
         return on_gpu.Buffer(there, here, copy)
 
-    return on_gpu.Provider("CPUExecutionProvider", "RTX A", lambda options: ["CPUExecutionProvider"], buffer)
+    return on_gpu.Provider("CPUExecutionProvider", "RTX A", lambda options, card: ["CPUExecutionProvider"], buffer)
 
 
 def test_bound_buffers_give_what_plain_runs_give(provider: on_gpu.Provider, monkeypatch: pytest.MonkeyPatch):
@@ -636,16 +636,17 @@ class Plugin:
         self.added.append((devices, settings))
 
 
-def test_the_plug_in_is_asked_for_graphs_and_keeps_its_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+@pytest.mark.parametrize("size", [256, 192])
+def test_the_plug_in_is_asked_for_graphs_and_keeps_its_kernels(monkeypatch, tmp_path: Path, size: int):
     monkeypatch.setattr(on_gpu, "cache_folder", lambda: tmp_path / "cache")
     plugin = Plugin(monkeypatch, devices=2)
     for _ in range(2):
-        assert on_gpu._plugin("RTX A").configure(plugin) is None
+        assert on_gpu._plugin("RTX A").configure(plugin, ModelCard(name="x", crop_size=size)) is None
     assert plugin.registered == [("Nv", "/libnv.so")]  # once in a process
     devices, settings = plugin.added[0]
     assert len(devices) == 1
     assert settings["enable_cuda_graph"] == "1"
-    assert settings["nv_profile_max_shapes"] == f"crops:{MAX_BATCH}x256x256x3"
+    assert settings["nv_profile_max_shapes"] == f"crops:{MAX_BATCH}x{size}x{size}x3"
     kept = Path(settings["nv_runtime_cache_path"])
     assert kept.is_dir() and kept.stat().st_mode & 0o077 == 0
 

@@ -24,6 +24,7 @@ MODELS = {name: MODEL_FOLDER / f"{name}.onnx" for name in SHIPPED}
 DEVICES = ("gpu", "cpu")
 RUNS_ON = {"onnxruntime": DEVICES, "openvino": ("cpu",), "tensorrt": ("gpu",), "torch": DEVICES}
 ENGINES = {name: f"tabrt.engines.{name}" for name in RUNS_ON}
+OUTPUTS = ("landmarks", "boundaries")  # of every model, in this order
 CPU = "CPU"  # the device of an engine that runs on none else
 # Batches that a GPU is prepared for: a smaller one is filled up to the next.
 BATCH_SIZES = (1, 2, 3, 4, 6, 8, 12, MAX_BATCH)
@@ -60,6 +61,29 @@ class Engine(Protocol):
     def close(self) -> None:
         """Free what the engine holds; it cannot run afterwards."""
         ...
+
+
+class MapsByName:
+    """The calls of an engine that gives whichever of its outputs are asked for: it has `card` and `_run`."""
+
+    card: ModelCard
+
+    def __call__(self, crops: np.ndarray) -> np.ndarray:
+        return self._in_batches(crops, "landmarks")[0]
+
+    def boundaries(self, crops: np.ndarray) -> np.ndarray:
+        return self.both(crops)[1]
+
+    def both(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        landmarks, boundaries = self._in_batches(crops, *OUTPUTS)
+        return landmarks, boundaries
+
+    def _in_batches(self, crops: np.ndarray, *outputs: str) -> tuple[np.ndarray, ...]:
+        return in_batches(lambda batch: self._run(batch, *outputs), crops, self.card)
+
+    def _run(self, crops: np.ndarray, *outputs: str) -> tuple[np.ndarray, ...]:
+        """The outputs of these names, in their order, of 1 to MAX_BATCH crops."""
+        raise NotImplementedError
 
 
 class FakeEngine:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tabrt.engines.engine import CPU, in_batches
+from tabrt.engines.engine import CPU, MapsByName
 from tabrt.engines.onnxruntime.session import checked
 from tabrt.errors import EngineUnavailable, TabrtError, first_line, install_extra
 from tabrt.files import read_bounded
@@ -33,7 +33,7 @@ def load(path: Path, threads: int | None = None, device: str = "cpu") -> OpenVin
     return OpenVinoEngine(path, threads)
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(MapsByName):
     """See `tabrt.engines.engine.Engine`. Calls from several threads wait for each other."""
 
     name = "openvino"
@@ -58,23 +58,13 @@ class OpenVinoEngine:
                 f"OpenVINO cannot run {path}: {first_line(error)}; use --engine onnxruntime"
             ) from error
 
-    def __call__(self, crops: np.ndarray) -> np.ndarray:
-        return self.both(crops)[0]
-
-    def boundaries(self, crops: np.ndarray) -> np.ndarray:
-        return self.both(crops)[1]
-
-    def both(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        landmarks, boundaries = in_batches(self._run, crops, self.card)
-        return landmarks, boundaries
-
-    def _run(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _run(self, crops: np.ndarray, *outputs: str) -> tuple[np.ndarray, ...]:
         with self._lock:
             if self._compiled is None:
                 raise TabrtError("the engine is closed; load it again with load_engine")
-            results = self._compiled({"crops": batch}, share_inputs=True)
+            results = self._compiled({"crops": crops}, share_inputs=True)
             # Copied, for the next run writes into the same memory.
-            return results["landmarks"].copy(), results["boundaries"].copy()
+            return tuple(results[name].copy() for name in outputs)
 
     def close(self) -> None:
         with self._lock:

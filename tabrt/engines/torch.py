@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tabrt.engines.engine import CPU, checkpoint_file, in_batches
+from tabrt.engines.engine import CPU, OUTPUTS, MapsByName, checkpoint_file
 from tabrt.engines.gpu import DRIVERS, require_gpu
 from tabrt.errors import EngineUnavailable, TabrtError, first_line, install_extra
 from tabrt.hardware import Gpu
@@ -73,7 +73,7 @@ def _has_kernels(architectures: list[str], capability: tuple[int, int]) -> bool:
     return any(major == capability[0] and minor <= capability[1] for major, minor in made_for)
 
 
-class TorchEngine:
+class TorchEngine(MapsByName):
     """See `tabrt.engines.engine.Engine`. Calls from several threads wait for each other."""
 
     name = "torch"
@@ -94,24 +94,14 @@ class TorchEngine:
             self._module = self._module and self._module.to(where)
             self._where, self.device = where, device
 
-    def __call__(self, crops: np.ndarray) -> np.ndarray:
-        return self.both(crops)[0]
-
-    def boundaries(self, crops: np.ndarray) -> np.ndarray:
-        return self.both(crops)[1]
-
-    def both(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        landmarks, boundaries = in_batches(self._run, crops, self.card)
-        return landmarks, boundaries
-
-    def _run(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _run(self, crops: np.ndarray, *outputs: str) -> tuple[np.ndarray, ...]:
         # TF32 has ten bits of mantissa: not the reference. The flag is per thread of execution, so set around each run.
         with self._lock, torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             if self._module is None:
                 raise TabrtError("the engine is closed; load it again with load_engine")
             try:
-                landmarks, boundaries = self._module(torch.from_numpy(batch).to(self._where))
-                return landmarks.cpu().numpy(), boundaries.cpu().numpy()
+                maps = dict(zip(OUTPUTS, self._module(torch.from_numpy(crops).to(self._where)), strict=True))
+                return tuple(maps[name].cpu().numpy() for name in outputs)
             except RuntimeError as error:
                 raise TabrtError(f"the {self.device} failed while running: {first_line(error)}") from error
 

@@ -12,11 +12,11 @@ import onnx
 import torch
 
 from tabrt.card import CARD_KEY, ModelCard
+from tabrt.engines import OUTPUTS
 from tabrt.network.deployed import Deployed
 from tabrt.network.tab import Tab
 
 OPSET = 20
-OUTPUTS = ("landmarks", "boundaries")
 
 
 def to_onnx(network: Tab) -> onnx.ModelProto:

@@ -18,12 +18,11 @@ import numpy as np
 import onnxruntime
 
 from tabrt.card import MAX_BATCH, ModelCard
-from tabrt.engines.engine import BATCH_SIZES, in_batches, padded_size
+from tabrt.engines.engine import BATCH_SIZES, MapsByName, padded_size
 from tabrt.engines.gpu import CUDA_PROVIDER, require_library
-from tabrt.engines.onnxruntime.session import open_session, options_for
+from tabrt.engines.onnxruntime.session import checked, open_session, options_for
 from tabrt.errors import EngineUnavailable, TabrtError, first_line
 from tabrt.files import read_bounded
-from tabrt.geometry import CROP_SIZE
 from tabrt.hardware import cache_folder
 from tabrt.topology import BOUNDARY_CHANNELS
 
@@ -58,7 +57,8 @@ class Provider:
 
     name: str  # as ONNX Runtime knows it
     device: str
-    configure: Callable[[onnxruntime.SessionOptions], list[Any] | None]  # gives the session's providers
+    # Given the options and the model's card, gives the session's providers.
+    configure: Callable[[onnxruntime.SessionOptions, ModelCard], list[Any] | None]
     buffer: Callable[[tuple[int, ...], type], Buffer]
 
 
@@ -74,7 +74,7 @@ def open_on_gpu(path: Path) -> GpuEngine:
         raise EngineUnavailable(f"{library.title} does not run here: {first_line(error)}") from error
 
 
-class GpuEngine:
+class GpuEngine(MapsByName):
     """See `tabrt.engines.engine.Engine`. Calls from several threads wait for each other."""
 
     name = "onnxruntime"
@@ -82,9 +82,10 @@ class GpuEngine:
     def __init__(self, path: Path, provider: Provider):
         self.device = provider.device
         options = options_for(threads=1)
-        providers = provider.configure(options)
+        model = read_bounded(path)
+        providers = provider.configure(options, checked(path, model))
         self._session: onnxruntime.InferenceSession | None
-        self._session, self.card = open_session(path, read_bounded(path), options, providers)
+        self._session, self.card = open_session(path, model, options, providers)
         if provider.name not in self._session.get_providers():  # ONNX Runtime goes on without one that fails
             raise EngineUnavailable(f"ONNX Runtime left {provider.name} for the CPU")
         self._lock = threading.Lock()
@@ -92,16 +93,6 @@ class GpuEngine:
         for size in BATCH_SIZES:
             for _ in range(CAPTURES):
                 self._batches[size].run()
-
-    def __call__(self, crops: np.ndarray) -> np.ndarray:
-        return in_batches(lambda batch: self._run(batch, "landmarks"), crops, self.card)[0]
-
-    def boundaries(self, crops: np.ndarray) -> np.ndarray:
-        return self.both(crops)[1]
-
-    def both(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        landmarks, boundaries = in_batches(lambda batch: self._run(batch, "landmarks", "boundaries"), crops, self.card)
-        return landmarks, boundaries
 
     def _run(self, crops: np.ndarray, *outputs: str) -> tuple[np.ndarray, ...]:
         with self._lock:
@@ -154,10 +145,10 @@ class _Batch:
 # ------------------------------------------------------------------------------------------------------- the providers
 
 
-def _profile() -> dict[str, str]:
+def _profile(crop_size: int) -> dict[str, str]:
     """The one optimisation profile of the plug-in: any batch, tuned for a single face."""
     batches = {"min": 1, "opt": 1, "max": MAX_BATCH}
-    return {f"nv_profile_{kind}_shapes": f"crops:{n}x{CROP_SIZE}x{CROP_SIZE}x3" for kind, n in batches.items()}
+    return {f"nv_profile_{kind}_shapes": f"crops:{n}x{crop_size}x{crop_size}x3" for kind, n in batches.items()}
 
 
 def _plugin(device: str) -> Provider:
@@ -175,8 +166,8 @@ def _plugin(device: str) -> Provider:
     kernels = cache_folder() / "tensorrt-rtx"
     kernels.mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    def configure(options: onnxruntime.SessionOptions) -> None:
-        settings = {"enable_cuda_graph": "1", "nv_runtime_cache_path": str(kernels), **_profile()}
+    def configure(options: onnxruntime.SessionOptions, card: ModelCard) -> None:
+        settings = {"enable_cuda_graph": "1", "nv_runtime_cache_path": str(kernels), **_profile(card.crop_size)}
         options.add_provider_for_devices(devices[:1], settings)
 
     def buffer(shape: tuple[int, ...], kind: type) -> Buffer:
@@ -208,7 +199,7 @@ def _cuda(device: str) -> Provider:
         )
     onnxruntime.preload_dlls()
 
-    def configure(_options: onnxruntime.SessionOptions) -> list[Any]:
+    def configure(_options: onnxruntime.SessionOptions, _card: ModelCard) -> list[Any]:
         return [(name, CUDA_SETTINGS), "CPUExecutionProvider"]
 
     def buffer(shape: tuple[int, ...], kind: type) -> Buffer:

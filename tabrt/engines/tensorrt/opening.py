@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tabrt.card import ModelCard
-from tabrt.engines.engine import ENGINE_SUFFIX, check_crops, checkpoint_file, in_batches
+from tabrt.engines.engine import ENGINE_SUFFIX, MapsByName, check_crops, checkpoint_file
 from tabrt.engines.tensorrt.building import Refused, settings_in_words
 from tabrt.engines.tensorrt.cache import Cache, identity_of
 from tabrt.engines.tensorrt.judging import Built, build, guarded
@@ -83,7 +83,7 @@ def export_engine(checkpoint: Path, out: Path, precision: str, runtime: Runtime,
     return built
 
 
-class TensorRTEngine:
+class TensorRTEngine(MapsByName):
     """See `tabrt.engines.engine.Engine`. Calls from several threads wait for each other."""
 
     name = "tensorrt"
@@ -94,22 +94,12 @@ class TensorRTEngine:
         self._program: Program | None = program
         self._lock = threading.Lock()
 
-    def __call__(self, crops: np.ndarray) -> np.ndarray:
-        return in_batches(lambda batch: self._run(batch, "landmarks"), crops, self.card)[0]
-
-    def boundaries(self, crops: np.ndarray) -> np.ndarray:
-        return self.both(crops)[1]
-
-    def both(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        landmarks, boundaries = in_batches(lambda batch: self._run(batch, "landmarks", "boundaries"), crops, self.card)
-        return landmarks, boundaries
-
     def read(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Points (N, L, 2) in crop px and confidences (N, L), read on the GPU: the maps stay there."""
         check_crops(crops, self.card)
         if len(crops) == 0:
             return np.zeros((0, self.card.points, 2), np.float32), np.zeros((0, self.card.points), np.float32)
-        values = in_batches(lambda batch: self._run(batch, "points"), crops, self.card)[0]
+        values = self._in_batches(crops, "points")[0]
         return values[..., :2], values[..., 2]
 
     def _run(self, batch: np.ndarray, *outputs: str) -> tuple[np.ndarray, ...]:
