@@ -33,7 +33,7 @@ from training.commands import app
 from training.datasets import parse_sources, training_sets
 from training.journal import Journal
 from training.loop import joined, learning_rate, train
-from training.losses import Objective, boundary_mse, landmark_cross_entropy, landmark_mse
+from training.losses import Objective, boundary_mse, faceless, landmark_cross_entropy, landmark_mse
 from training.metrics import eye_distance, nme
 from training.recipes import RECIPES, Phase, Recipe, changed
 from training.relabel import mean_points, with_labels, write_labels
@@ -232,9 +232,9 @@ def test_a_network_grows_hourglasses_and_computes_the_same_at_first(tmp_path):
 def test_in_half_precision_the_labels_stay_exact(tmp_path, monkeypatch):
     seen = []
 
-    def watched(maps, points, weight):
+    def watched(maps, points, empty, weight):
         seen.append((maps.dtype, points))
-        return landmark_cross_entropy(maps, points, weight)
+        return landmark_cross_entropy(maps, points, empty, weight)
 
     monkeypatch.setattr("training.losses.landmark_cross_entropy", watched)
     for precision in ("32-true", "bf16-mixed"):
@@ -418,12 +418,15 @@ def reference_cross_entropy(maps: torch.Tensor, points: torch.Tensor, weight: fl
     return (entropy + weight * distance).mean()
 
 
+NO_EMPTY = torch.zeros(2, dtype=torch.bool)
+
+
 def test_the_hand_written_cross_entropy_and_its_gradient_are_those_of_autograd():
     torch.manual_seed(0)
     points = torch.rand(2, 3, 2) * 200 + 20
     ours, theirs = (torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) for _ in range(2))
     ours.requires_grad_(), theirs.requires_grad_()
-    loss, expected = landmark_cross_entropy(ours, points, 0.3), reference_cross_entropy(theirs, points, 0.3)
+    loss, expected = landmark_cross_entropy(ours, points, NO_EMPTY, 0.3), reference_cross_entropy(theirs, points, 0.3)
     loss.backward(), expected.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-7)
@@ -434,10 +437,27 @@ def test_points_without_a_label_are_masked(loss):
     maps = torch.randn(2, 4, 64, 64, requires_grad=True)
     points = torch.rand(2, 4, 2) * 250
     points[0, 1], points[1, 2] = torch.nan, 900.0  # unlabelled, and outside the crop
-    value = loss(maps, points)
+    value = loss(maps, points, NO_EMPTY)
     value.backward()
     assert torch.isfinite(value) and torch.isfinite(maps.grad).all()
     assert not maps.grad[0, 1].any() and not maps.grad[1, 2].any() and maps.grad[0, 0].any()
+
+
+@pytest.mark.parametrize("name", ["mse", "cross-entropy"])
+def test_where_no_face_is_maps_are_pulled_flat(name):
+    """The crop without a face has a target, one with unknown points has none."""
+    torch.manual_seed(0)
+    points = torch.full((3, 98, 2), torch.nan)
+    points[0] = torch.rand(98, 2) * 200 + 20
+    known = torch.tensor([[1.0] * 16, [1.0] * 16, [0.0] * 16])
+    assert faceless(points, known).tolist() == [False, True, False]
+    maps = torch.randn(3, 98, 64, 64, requires_grad=True)
+    objective = Objective(Tab(TINY), dataclasses.replace(recipe(), loss=name), "all")
+    objective._loss(maps, [torch.zeros(3, 16, 64, 64)], points, torch.zeros(3, 16, 64, 64), known)[0].backward()
+    pull = -maps.grad[1].detach()
+    level = maps[1].detach() - (maps[1].mean(dim=(1, 2), keepdim=True).detach() if name != "mse" else 0)
+    assert not maps.grad[2].any()
+    assert ((pull * level).sum(dim=(1, 2)) < 0).all()  # high cells go down, low ones up
 
 
 def test_boundaries_with_an_unlabelled_point_are_masked():
@@ -638,7 +658,7 @@ def test_a_network_of_another_crop_size_is_shown_crops_of_its_own(size: int):
 def test_losses_of_smaller_maps_are_least_at_the_point(loss, draw):
     points = np.array([[[40.0, 70.0], [100.0, 20.0], [140.0, 70.0]]])  # the last lies beside a crop of 128 px
     right, wrong = (torch.from_numpy(draw(there, size=32)).requires_grad_() for there in (points, points + 3))
-    losses = [loss(maps, torch.from_numpy(points).float()) for maps in (right, wrong)]
+    losses = [loss(maps, torch.from_numpy(points).float(), NO_EMPTY[:1]) for maps in (right, wrong)]
     assert losses[0] < losses[1]
 
 

@@ -129,6 +129,20 @@ def relabel(
 
 
 @app.command()
+def empty(
+    pictures: Annotated[list[Path] | None, typer.Argument(help="Folders of pictures that show no people.")] = None,
+    root: Annotated[Path, typer.Option(help="The folder of the zips.")] = Path("../shared/faces"),
+    count: Annotated[int, typer.Option(min=10, help="How many to make, about.")] = 4000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    cache: CacheOption = CACHE,
+) -> None:
+    """Make the set `empty`: pictures without a face, from which a network learns to be unsure there."""
+    from training.empty import make_empty
+
+    typer.echo(make_empty(root, cache, pictures or [], count, seed, typer.echo))
+
+
+@app.command()
 def turn(
     root: Annotated[Path, typer.Option(help="The folder of the zips and meshes.npz.")] = Path("../shared/faces"),
     faces: Annotated[int, typer.Option(min=10, help="How many to make, about.")] = 4000,

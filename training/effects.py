@@ -175,8 +175,10 @@ def sunglasses(pixels: np.ndarray, points: np.ndarray, topology: Topology, rng: 
 
 
 def _somewhere(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A place near one of the points that are known."""
+    """A place near one of the points that are known; anywhere where none is."""
     known = points[np.isfinite(points).all(axis=1)]
+    if not len(known):
+        return rng.uniform(0, CROP_SIZE, 2)
     return known[rng.integers(len(known))] + rng.normal(0, 12, 2)
 
 

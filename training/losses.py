@@ -1,4 +1,7 @@
-"""Targets and losses. Points are in crop px and may be NaN where unlabelled: those are masked."""
+"""Targets and losses. Points are in crop px and may be NaN where unlabelled: those are masked.
+
+A crop of which every boundary is known and no point is labelled shows no face: its maps are to be flat.
+"""
 
 from __future__ import annotations
 
@@ -30,18 +33,24 @@ def labelled(points: Tensor, size: int, reach: float = 0.0) -> Tensor:
     return (inside & torch.isfinite(points)).all(dim=-1)
 
 
-def landmark_mse(maps: Tensor, points: Tensor) -> Tensor:
-    """The paper's loss: mean squared error to gaussians of peak 1 (§4.3)."""
+def faceless(points: Tensor, known: Tensor) -> Tensor:
+    """(B,) bool: crops in which nothing is a face, from points (B, L, 2) and known boundaries (B, 16)."""
+    return known.bool().all(dim=1) & ~torch.isfinite(points).any(dim=2).any(dim=1)
+
+
+def landmark_mse(maps: Tensor, points: Tensor, empty: Tensor) -> Tensor:
+    """The paper's loss: mean squared error to gaussians of peak 1 (§4.3); where empty (B,), to nothing."""
     size = maps.shape[-1]
     mask = labelled(points, size, MSE_REACH)
     along_x, along_y = _profiles(torch.where(mask[..., None], points, 0.0), GAUSSIAN_SIGMA, size)
-    target = along_y[..., :, None] * along_x[..., None, :]
+    target = along_y[..., :, None] * along_x[..., None, :] * ~empty[:, None, None, None]
     errors = ((maps.float() - target) ** 2).mean(dim=(2, 3))
+    mask = mask | empty[:, None]
     return (errors * mask).sum() / mask.sum().clamp(min=1)
 
 
 class _SoftTargetCrossEntropy(torch.autograd.Function):
-    """Cross-entropy of each map's softmax to a gaussian, plus `weight` times the distance of its mean to the point.
+    """Cross-entropy of each map's softmax to a target, plus `weight` (B,) times the distance of its mean to the point.
 
     Written out because at this size of network autograd's intermediates over (B, L, 4096) would cost as much time as
     the network. The gradient is made on the way forward, on a CPU face by face: the maps of one face fit its cache.
@@ -55,7 +64,7 @@ class _SoftTargetCrossEntropy(torch.autograd.Function):
         losses = []
         for first in range(0, len(maps), together):
             part = slice(first, first + together)
-            loss, gradient = _entropy(maps[part], along_x[part], along_y[part], cells[part], weight)
+            loss, gradient = _entropy(maps[part], along_x[part], along_y[part], cells[part], weight[part])
             share = mask[part] / count
             losses.append((loss * share).sum())
             slope[part] = gradient.mul_(share[..., None, None])
@@ -68,7 +77,7 @@ class _SoftTargetCrossEntropy(torch.autograd.Function):
         return slope * gradient.to(slope.dtype), None, None, None, None, None
 
 
-def _entropy(maps: Tensor, along_x: Tensor, along_y: Tensor, cells: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+def _entropy(maps: Tensor, along_x: Tensor, along_y: Tensor, cells: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """The loss of every map (B, L), and its slope (B, L, 64, 64). The target is along_y × along_x, and sums to 1."""
     flat = maps.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     # −Σ target · log share: the target is separable, and never made as a map here.
@@ -83,20 +92,29 @@ def _entropy(maps: Tensor, along_x: Tensor, along_y: Tensor, cells: Tensor, weig
     offset = mean - cells
     distance = (offset.square().sum(dim=-1) + 0.01).sqrt()
     # d entropy = share − target; d mean = share · (grid − mean).
-    pull = weight * (offset / distance[..., None])[..., None] * (grid - mean[..., None])  # (B, L, 2, 64)
+    towards = weight[:, None, None] * offset / distance[..., None]
+    pull = towards[..., None] * (grid - mean[..., None])  # (B, L, 2, 64)
     shares.mul_((1 + pull[..., 1, :])[..., :, None] + pull[..., 0, None, :])
     shares.addcmul_(along_y[..., :, None], along_x[..., None, :], value=-1)
-    return entropy + weight * distance, shares
+    return entropy + weight[:, None] * distance, shares
 
 
-def landmark_cross_entropy(maps: Tensor, points: Tensor, weight: float = 0.0) -> Tensor:
-    """Soft-target cross-entropy over each whole map, plus `weight` × distance of the map's mean to the point, cells."""
+def landmark_cross_entropy(maps: Tensor, points: Tensor, empty: Tensor, weight: float = 0.0) -> Tensor:
+    """Soft-target cross-entropy over each whole map, plus `weight` × distance of the map's mean to the point, cells.
+
+    Where empty (B,) the target is the same share in every cell, so that no point is sure of any place.
+    """
     size = maps.shape[-1]
     mask = labelled(points, size)
     safe = torch.where(mask[..., None], points, 0.0)
-    along_x, along_y = (along / along.sum(dim=-1, keepdim=True) for along in _profiles(safe, SOFTMAX_SIGMA, size))
+    flat = empty[:, None, None]
+    along_x, along_y = (
+        torch.where(flat, 1 / size, along / along.sum(dim=-1, keepdim=True))
+        for along in _profiles(safe, SOFTMAX_SIGMA, size)
+    )
     cells = (safe - CELL_OFFSET) / STRIDE
-    return _SoftTargetCrossEntropy.apply(maps, along_x, along_y, cells, mask.float(), weight)
+    mask = (mask | empty[:, None]).float()
+    return _SoftTargetCrossEntropy.apply(maps, along_x, along_y, cells, mask, weight * ~empty)
 
 
 def boundary_mse(stacks: list[Tensor], target: Tensor, known: Tensor) -> Tensor:
@@ -147,12 +165,14 @@ class Objective(nn.Module):
         edge = land = torch.zeros((), device=points.device)
         if self.part != "balt":
             edge = boundary_mse(stacks, boundaries, known) * self._share(known.sum())
+        empty = faceless(points, known)
         if maps is not None and self.recipe.loss == "mse":
-            land = landmark_mse(maps, points) * self._share(labelled(points, maps.shape[-1], MSE_REACH).sum())
+            count = labelled(points, maps.shape[-1], MSE_REACH) | empty[:, None]
+            land = landmark_mse(maps, points, empty) * self._share(count.sum())
         elif maps is not None:
-            land = landmark_cross_entropy(maps, points, self.recipe.distance_weight) * self._share(
-                labelled(points, maps.shape[-1]).sum()
-            )
+            count = labelled(points, maps.shape[-1]) | empty[:, None]
+            weight = self.recipe.distance_weight
+            land = landmark_cross_entropy(maps, points, empty, weight) * self._share(count.sum())
         return land + self.recipe.boundary_weight * edge, land.detach(), edge.detach()
 
     def _share(self, count: Tensor) -> Tensor | float:

@@ -88,8 +88,8 @@ RECIPES["teacher"] = replace(
     augmentation=HARD,
     distance_weight=1.0,
     mixture={
-        "human": 0.28, "infants": 0.05, "allage": 0.07, "utkface": 0.03, "facemask": 0.07, "video": 0.05,
-        "frontal": 0.07, "profiles": 0.14, "fgnet": 0.06, "wider": 0.05, "turned": 0.13,
+        "human": 0.28, "infants": 0.05, "allage": 0.06, "utkface": 0.03, "facemask": 0.06, "video": 0.05,
+        "frontal": 0.06, "profiles": 0.13, "fgnet": 0.06, "wider": 0.05, "turned": 0.12, "empty": 0.05,
     },
 )  # fmt: skip
 

@@ -21,14 +21,19 @@ from training.metrics import box_size, eye_distance
 SHARED_SETS = ("human", "allage", "utkface", "facemask", "video")
 LATER_SETS = ("cfp", "fgnet", "wider")  # taken where they lie beside the others
 TURNED = "turned.zip"  # in the cache, where `python -m training turn` has made it
-_CROP_SIDE = 352  # px of the pictures in the zips
+EMPTY = "empty.zip"  # likewise, by `python -m training empty`: pictures without a face
+CROP_SIDE = 352  # px of the pictures in the zips
+_WHOLE = (36, 36, 316, 316)  # the box whose crop is nearly all of such a picture
 _MAX_LABEL_BYTES = 2**28
 _MAX_PICTURE_BYTES = 2**24
 
 
 @dataclass(frozen=True, eq=False)
 class FaceSet:
-    """Labelled faces. `read(i)` gives picture i as uint8 (H, W, 3) BGR; points are its px, NaN where unlabelled."""
+    """Labelled faces. `read(i)` gives picture i as uint8 (H, W, 3) BGR; points are its px, NaN where unlabelled.
+
+    A picture without any point shows no face: the network is to be sure of nothing there.
+    """
 
     name: str
     topology: Topology
@@ -117,7 +122,16 @@ def shared_faces(root: Path, cache: Path) -> tuple[dict[str, FaceSet], FaceSet]:
     if (cache / TURNED).is_file():
         turned = load_zip(cache / TURNED, cache)[0]
         sets["turned"] = turned.subset(~turned_from_held_out(turned.names))
+    if (cache / EMPTY).is_file():
+        empty = empty_pictures(cache)
+        sets["empty"] = empty.subset(~held_out(empty.names))
     return {name: faces for name, faces in sets.items() if len(faces)}, shared_validation(root, cache)
+
+
+def empty_pictures(cache: Path) -> FaceSet:
+    """All that `python -m training empty` has made; the whole of each picture is looked at."""
+    empty = load_zip(cache / EMPTY, cache)[0]
+    return replace(empty, boxes=np.tile(np.float32(_WHOLE), (len(empty), 1)), boxed="whole pictures")
 
 
 def turned_from_held_out(names: np.ndarray) -> np.ndarray:
@@ -188,19 +202,19 @@ def _entry(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
 def _complete(rows: Path, count: int) -> bool:
     if not rows.is_file():
         return False
-    return np.load(rows, mmap_mode="r").shape == (count, _CROP_SIDE, _CROP_SIDE, 3)
+    return np.load(rows, mmap_mode="r").shape == (count, CROP_SIDE, CROP_SIDE, 3)
 
 
 def _decode(archive: zipfile.ZipFile, names: np.ndarray, rows: Path) -> None:
     rows.parent.mkdir(parents=True, exist_ok=True)
     partial = rows.with_suffix(".partial.npy")
-    shape = (len(names), _CROP_SIDE, _CROP_SIDE, 3)
+    shape = (len(names), CROP_SIDE, CROP_SIDE, 3)
     out = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
     blobs = (_entry(archive, f"images/{name}", _MAX_PICTURE_BYTES) for name in names)
     with ThreadPoolExecutor(2) as pool:
         for i, image in enumerate(pool.map(_decode_one, blobs)):
             if image is None or image.shape != shape[1:]:
-                raise ValueError(f"images/{names[i]} is not a {_CROP_SIDE}×{_CROP_SIDE} picture")
+                raise ValueError(f"images/{names[i]} is not a {CROP_SIDE}×{CROP_SIDE} picture")
             out[i] = image
     out.flush()
     partial.replace(rows)
