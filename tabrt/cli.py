@@ -28,11 +28,11 @@ from tabrt.commands.options import (
     ImageOptions,
     LiveOptions,
     NetworkOptions,
-    VideoOptions,
+    VideosOptions,
     Width,
     parameters,
 )
-from tabrt.errors import TabrtError, missing_library, missing_package
+from tabrt.errors import TabrtError, missing_package, stated
 from tabrt.signals import ending_signals
 from tabrt.variants import DEFAULT_WIDTH
 
@@ -103,12 +103,16 @@ def _common(
 
 
 @app.command(cls=_Command)
-@taking(VideoOptions)
-def video(options: VideoOptions) -> None:
-    """Track the faces of a film: the film with 98 points drawn on each, and the numbers in a file."""
-    from tabrt.commands.video import video as work
+@taking(VideosOptions)
+def video(options: VideosOptions) -> None:
+    """Track the faces of films: each film with 98 points drawn on each face, and the numbers in a file."""
+    from tabrt.commands.films import films as work
 
-    _tell(work(options), options.out, options.landmarks)
+    lines, problem = work(options)
+    for line in lines:
+        print(line, file=sys.stderr)
+    if problem is not None:
+        raise TabrtError(problem)
 
 
 @app.command(cls=_Command)
@@ -238,7 +242,7 @@ def main() -> None:
     except Exception as problem:
         if os.environ.get("TABRT_DEBUG"):
             raise
-        _fail(missing_library(problem) or _of_the_system(problem) or _defect(problem))
+        _fail(stated(problem))
 
 
 def _fill_standard_streams() -> None:
@@ -256,22 +260,6 @@ def _fill_standard_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-def _of_the_system(problem: Exception) -> str | None:
-    """What the system refused: a file or folder, memory; None for any other problem."""
-    if isinstance(problem, MemoryError):
-        return "there is too little memory for this; close other programs, or give smaller pictures"
-    if not isinstance(problem, OSError) or problem.strerror is None:
-        return None
-    if isinstance(problem, BrokenPipeError):
-        return "the output was closed by its reader; write to a file"
-    where = f" with {problem.filename}" if problem.filename is not None else ""
-    return f"the system refuses something{where} ({problem.strerror}); check names, rights and room"
-
-
-def _defect(problem: Exception) -> str:
-    return f"unexpected {type(problem).__name__}: {problem}; please report it, with what TABRT_DEBUG=1 shows"
 
 
 class _Stop:

@@ -42,3 +42,26 @@ def missing_library(problem: BaseException) -> str | None:
         return None
     packages = MEDIAPIPE_PACKAGES if "EGL" in found[1] or "GLES" in found[1] else SYSTEM_PACKAGES
     return f"{found[1]} is not installed; on Debian and Ubuntu: sudo apt-get install {packages}"
+
+
+def stated(problem: Exception) -> str:
+    """What to say of any problem, in one line: what it states, or what the system refused, or that it is a defect."""
+    if isinstance(problem, TabrtError):
+        return str(problem)
+    return missing_library(problem) or _of_the_system(problem) or _defect(problem)
+
+
+def _of_the_system(problem: Exception) -> str | None:
+    """What the system refused: a file or folder, memory; None for any other problem."""
+    if isinstance(problem, MemoryError):
+        return "there is too little memory for this; close other programs, or give smaller pictures"
+    if not isinstance(problem, OSError) or problem.strerror is None:
+        return None
+    if isinstance(problem, BrokenPipeError):
+        return "the output was closed by its reader; write to a file"
+    where = f" with {problem.filename}" if problem.filename is not None else ""
+    return f"the system refuses something{where} ({problem.strerror}); check names, rights and room"
+
+
+def _defect(problem: Exception) -> str:
+    return f"unexpected {type(problem).__name__}: {problem}; please report it, with what TABRT_DEBUG=1 shows"

@@ -68,7 +68,7 @@ def check_outputs(inputs: Sequence[str | Path], *outputs: str | Path | None, ove
             why = first_line(problem)
             raise TabrtError(f"{printable(path)} cannot be written ({why}); choose another name") from None
         if _identity(path) in taken:
-            raise TabrtError(f"{path} is read or written already; choose another name for the output")
+            raise TabrtError(f"{path} is read or written already; choose another name or folder for the output")
         if not overwrite and os.path.isfile(path) and os.path.getsize(path):
             raise TabrtError(f"{path} is there already; choose another name, or give --overwrite to replace it")
         taken.add(_identity(path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import mimetypes
 import os
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tabrt.commands.naming import Source, expanded, targets
 from tabrt.commands.options import ImageOptions
 from tabrt.commands.progress import Progress, Stopwatch, Timed
 from tabrt.commands.summary import Summary, drawing, landmark_header, stages, summary
@@ -32,14 +32,15 @@ def image(options: ImageOptions, tracker: Tracker | None = None) -> Summary:
     Frames of `landmarks` are numbered in the order of the pictures, which its `source` lists. A picture that cannot be
     read is passed over, and TabrtError raised at the end. tracker: one to use in place of a new one.
     """
-    pictures = _pictures(options.sources)
-    targets = _targets(pictures, options.out)
-    check_outputs(pictures, *targets, options.landmarks, overwrite=options.overwrite)
+    named = _pictures(options.sources)
+    drawn = targets(options.out, named, "pictures", "--out", _written_name)
+    pictures = [Path(picture.path) for picture in named]
+    check_outputs(pictures, *drawn, options.landmarks, overwrite=options.overwrite)
     watch = Stopwatch()
     problems: list[str] = []
     with ExitStack() as stack:
         tracker = tracker or stack.enter_context(options.tracker(options.boundaries))
-        sinks = [stack.enter_context(sink) for sink in _sinks(options, pictures, targets, tracker, watch)]
+        sinks = [stack.enter_context(sink) for sink in _sinks(options, pictures, drawn, tracker, watch)]
         progress = stack.enter_context(Progress(len(pictures), "pictures"))
         frames = watch.each("decode", _read(pictures, problems))
         with progress.stated():
@@ -54,11 +55,11 @@ def image(options: ImageOptions, tracker: Tracker | None = None) -> Summary:
 
 
 def _sinks(
-    options: ImageOptions, pictures: Sequence[Path], targets: Sequence[Path], tracker: Tracker, watch: Stopwatch
+    options: ImageOptions, pictures: Sequence[Path], drawn: Sequence[Path], tracker: Tracker, watch: Stopwatch
 ) -> Iterator[Sink]:
     yield _Doubts(pictures)
     if options.out is not None:
-        yield Timed(watch, "encode", PictureSink(targets))
+        yield Timed(watch, "encode", PictureSink(drawn))
     if options.landmarks is not None:
         names = [str(path) for path in pictures]
         source, size = (names[0], _size(pictures[0])) if len(names) == 1 else (names, (None, None))
@@ -94,51 +95,22 @@ class _Doubts(Sink):
             self._detector.close()
 
 
-def _pictures(sources: Sequence[str]) -> list[Path]:
-    pictures: list[Path] = []
-    for source in _expanded(sources):
-        found = pictures_in(source) if os.path.isdir(source) else [source]
+def _pictures(names: Sequence[str]) -> list[Source]:
+    pictures: list[Source] = []
+    for name in expanded(names):
+        if not os.path.lexists(name):
+            raise TabrtError(f"there is no picture or folder {name}; check the path")
+        found = [str(path) for path in pictures_in(name)] if os.path.isdir(name) else [name]
         if not found:
-            raise TabrtError(f"{source} holds no pictures; give one with {', '.join(PICTURE_SUFFIXES)} in it")
-        pictures += found
+            raise TabrtError(f"{name} holds no pictures; give one with {', '.join(PICTURE_SUFFIXES)} in it")
+        pictures += map(Source, found)
     return pictures
 
 
-def _expanded(sources: Sequence[str]) -> Iterator[Path]:
-    """The paths, and what the patterns among them stand for where no shell has expanded them."""
-    for source in sources:
-        if os.path.lexists(source):
-            yield Path(source)
-            continue
-        found = sorted(glob.glob(source, recursive=True))
-        if not found:
-            raise TabrtError(f"there is no picture or folder {source}; check the path")
-        yield from map(Path, found)
-
-
-def _targets(pictures: Sequence[Path], out: str | Path | None) -> list[Path]:
-    """Where each picture goes. The folder is made when it is missing."""
-    if out is None:
-        return []
-    path = Path(out)
-    if path.suffix.lower() in PICTURE_SUFFIXES and not os.path.isdir(path):
-        if len(pictures) > 1:
-            raise TabrtError(f"{len(pictures)} pictures cannot go into one file; give a folder with --out")
-        return [path]
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise TabrtError(f"cannot make the folder {path} ({problem.strerror}); choose another --out") from None
-    targets = [path / _written_name(picture) for picture in pictures]
-    twice = next((target.name for target in targets if targets.count(target) > 1), None)
-    if twice:
-        raise TabrtError(f"several pictures are called {twice}; give their folders one at a time, each its own --out")
-    return targets
-
-
-def _written_name(picture: Path) -> str:
+def _written_name(picture: Source) -> str:
     """The picture's own name, with .png after it where its kind is read and not written."""
-    return picture.name if picture.suffix.lower() in WRITTEN_SUFFIXES else f"{picture.name}.png"
+    name = picture.file_name
+    return name if Path(name).suffix.lower() in WRITTEN_SUFFIXES else f"{name}.png"
 
 
 def _read(pictures: Sequence[Path], problems: list[str]) -> Iterator[Frame]:

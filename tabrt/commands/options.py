@@ -152,8 +152,9 @@ class OutputOptions(TrackingOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoOptions(OutputOptions):
-    source: Annotated[str, typer.Argument(metavar="IN", help="A film, a folder of pictures, or - for standard input.")]
+class FilmOptions(OutputOptions):
+    """What is done to each film."""
+
     out: Annotated[str | None, Out] = None
     start: Annotated[
         str | None,
@@ -171,6 +172,36 @@ class VideoOptions(OutputOptions):
         str | None, typer.Option(help="Encoder of the film, as ffmpeg calls it.", show_default="libx264")
     ] = None
     crf: Annotated[int, typer.Option(min=0, max=63, help="Quality of the film: lower is better and larger.")] = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoOptions(FilmOptions):
+    """One film, and all that is done to it: a job, which is a plain value that another process can be given."""
+
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideosOptions(FilmOptions):
+    """Films, each of which becomes a job."""
+
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="IN…", help="Films, folders of films or pictures, patterns ('*.mp4'), or - for stdin."),
+    ]
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="OUT.mp4|DIR", help="Write each film with its faces drawn here; {name} is the film's."),
+    ] = None
+    landmarks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.jsonl|.csv|DIR|-",
+            help="Write the points of each film here; - is standard output, as JSON.",
+        ),
+    ] = None
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Films of folders within folders, too.")] = False
+    jobs: Annotated[int, typer.Option(min=1, max=256, help="Films at once, each with its share of the cores.")] = 1
 
 
 @dataclass(frozen=True, kw_only=True)

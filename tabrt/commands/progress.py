@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from tabrt.errors import TabrtError
@@ -21,6 +23,7 @@ from tabrt.sinks import Sink
 Item = TypeVar("Item")
 
 SECONDS_BETWEEN_LINES = 10.0  # where there is no terminal to draw a bar on
+SECONDS_BETWEEN_LOOKS = 0.2
 
 
 class Stopwatch:
@@ -80,38 +83,56 @@ class Timed(Sink):
             self._sink.close()
 
 
-class Progress(Sink):
-    """Shows frames/s, faces and time left on stderr: a bar on a terminal, else a line now and then."""
+@dataclass(frozen=True)
+class Standing:
+    """How far a run has come: a plain value, which can be told to another process."""
 
-    def __init__(self, total: int | None = None, unit: str = "frames"):
+    frames: int
+    total: int | None
+    faces: int  # in the last frame
+    speed: float  # frames/s, so far
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that are left, as far as that is known."""
+        return max(self.total - self.frames, 0) / max(self.speed, 1e-6) if self.total else None
+
+    def __str__(self) -> str:
+        of = f" of {self.total}" if self.total else ""
+        text = f"frame {self.frames}{of}, {self.speed:.1f} frames/s, faces {self.faces}"
+        return text if self.left is None else f"{text}, {self.left:.0f} s left"
+
+
+Tell = Callable[[Standing], None]
+
+
+class Progress(Sink):
+    """Counts frames and faces, and shows how far the work is, or tells it to `tell` some five times a second."""
+
+    def __init__(self, total: int | None = None, unit: str = "frames", tell: Tell | None = None):
         self.total, self.unit = total, unit
         self.frames = 0
         self.frames_with_faces = 0
         self.ids: set[int] = set()
         self.all_faces = 0  # of all frames
-        self._start = self._last_line = time.monotonic()
-        self._bar = _bar() if sys.stderr.isatty() else None
-        self._task = self._bar.add_task("", total=total, speed=0.0, faces=0) if self._bar else None
-
-    def __enter__(self) -> Progress:
-        if self._bar:
-            self._bar.start()
-        return self
+        self._start = time.monotonic()
+        self._told = -math.inf
+        self._shown = Shown() if tell is None else None
+        self._tell = tell or self._shown
 
     def close(self) -> None:
-        if self._bar:
-            self._bar.stop()
+        if self._shown:
+            self._shown.close()
 
     def __call__(self, scene: Scene) -> None:
         self.frames += 1
         self.frames_with_faces += bool(scene.faces)
         self.ids.update(face.id for face in scene.faces)
         self.all_faces += len(scene.faces)
-        if self._bar and self._task is not None:
-            self._bar.update(self._task, completed=self.frames, speed=self.speed, faces=len(scene.faces))
-        elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
-            print(self._line(len(scene.faces)), file=sys.stderr, flush=True)
+        now = time.monotonic()
+        if self._tell and (now - self._told > SECONDS_BETWEEN_LOOKS or self.frames == self.total):
+            self._told = now
+            self._tell(Standing(self.frames, self.total, len(scene.faces), self.speed))
 
     @contextmanager
     def stated(self) -> Iterator[None]:
@@ -136,23 +157,34 @@ class Progress(Sink):
         """Frames a second, so far."""
         return self.frames / max(self.elapsed, 1e-6)
 
-    def _line(self, faces: int) -> str:
-        text = (
-            f"frame {self.frames}{f' of {self.total}' if self.total else ''}, {self.speed:.1f} frames/s, faces {faces}"
-        )
-        left = max(self.total - self.frames, 0) / max(self.speed, 1e-6) if self.total else None
-        return text if left is None else f"{text}, {left:.0f} s left"
+
+class Shown:
+    """Shows on stderr how far one run is: a bar on a terminal, else a line now and then."""
+
+    def __init__(self) -> None:
+        self._bar: Bar | None = None
+        self._last_line = time.monotonic()
+        if sys.stderr.isatty():
+            self._bar = bar("{task.completed:.0f} frames · {task.fields[speed]:.1f}/s · faces {task.fields[faces]}")
+            self._task = self._bar.add_task("", total=None, speed=0.0, faces=0)
+            self._bar.start()
+
+    def __call__(self, now: Standing) -> None:
+        if self._bar:
+            self._bar.update(self._task, completed=now.frames, total=now.total, speed=now.speed, faces=now.faces)
+        elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            print(now, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._bar:
+            self._bar.stop()
 
 
-def _bar() -> Bar:
-    return Bar(
-        BarColumn(),
-        TextColumn("{task.completed:.0f} frames · {task.fields[speed]:.1f}/s · faces {task.fields[faces]} · left"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        refresh_per_second=5,
-    )
+def bar(text: str, *before: ProgressColumn) -> Bar:
+    """A bar on stderr that goes away at its end; text: what stands behind it."""
+    columns = (*before, BarColumn(), TextColumn(f"{text} · left"), TimeRemainingColumn())
+    return Bar(*columns, console=Console(stderr=True), transient=True, refresh_per_second=5)
 
 
 def totals(progress: Progress) -> str:

@@ -28,7 +28,8 @@ class Summary:
     frames: int
     faces: int  # seen: ids of a film, faces of pictures
     seconds: dict[str, float]  # by stage
-    lines: tuple[str, ...]
+    notes: tuple[str, ...]  # what there is to tell
+    lines: tuple[str, ...]  # the notes, and what was done
 
 
 def drawing(options: OutputOptions, tracker: Tracker, watch: Stopwatch) -> Drawing:
@@ -82,4 +83,4 @@ def stages(watch: Stopwatch, tracker: Tracker) -> dict[str, float]:
 
 def summary(progress: Progress, seconds: dict[str, float], notes: Sequence[str]) -> Summary:
     lines = [*notes, totals(progress), where_time_went(seconds, progress.frames)]
-    return Summary(progress.frames, progress.faces, seconds, tuple(lines))
+    return Summary(progress.frames, progress.faces, seconds, tuple(notes), tuple(lines))

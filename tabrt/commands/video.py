@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing
 
 from tabrt.ahead import ahead
 from tabrt.commands.options import VideoOptions
-from tabrt.commands.progress import Progress, Stopwatch, Timed
+from tabrt.commands.progress import Progress, Stopwatch, Tell, Timed
 from tabrt.commands.summary import Summary, drawing, landmark_header, stages, summary
 from tabrt.files import check_outputs
 from tabrt.film import Film, FilmWriter, open_film
@@ -22,10 +22,11 @@ from tabrt.tracking import Tracker
 DEPTH = 8  # frames that decoding, and scenes that tracking, may run ahead
 
 
-def video(options: VideoOptions, tracker: Tracker | None = None) -> Summary:
+def video(options: VideoOptions, tracker: Tracker | None = None, tell: Tell | None = None) -> Summary:
     """Track the faces of a film: `out` gets the film with them drawn, `landmarks` the numbers.
 
-    tracker: one to use in place of a new one. Raises TabrtError; what was written until then is whole.
+    tracker: one to use in place of a new one. tell: who is told how far it is, in place of a bar. Raises TabrtError;
+    what was written until then is whole.
     """
     check_outputs([options.source], options.out, options.landmarks, overwrite=options.overwrite)
     watch = Stopwatch()
@@ -34,7 +35,7 @@ def video(options: VideoOptions, tracker: Tracker | None = None) -> Summary:
         film = stack.enter_context(open_film(options.source, *part))
         tracker = tracker or stack.enter_context(options.tracker(options.boundaries))
         sinks = [stack.enter_context(sink) for sink in _sinks(options, film, tracker, watch)]
-        progress = stack.enter_context(Progress(film.frames))
+        progress = stack.enter_context(Progress(film.frames, tell=tell))
         frames = stack.enter_context(closing(ahead(watch.each("decode", film), depth=DEPTH)))
         draw = drawing(options, tracker, watch)
         scenes = stack.enter_context(closing(ahead(map(draw, map(tracker, frames)), depth=DEPTH)))

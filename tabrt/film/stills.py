@@ -245,15 +245,15 @@ def sequence_of(source: str) -> list[Path] | None:
     path = Path(source)
     if os.path.isdir(path):
         found = pictures_in(path)
-        remedy = f"give a film, or a folder with {', '.join(PICTURE_SUFFIXES)} in it"
+        more, remedy = " and no films", "name a film, or give --recursive for films in the folders below"
     elif re.search(r"%0?\d*d", path.name) and not os.path.exists(path):
         pattern = re.compile(re.sub(r"%0?\d*d", r"\\d+", re.escape(path.name)))
         found = [entry for entry in path.parent.glob("*") if pattern.fullmatch(entry.name)]
-        remedy = "check the pattern"
+        more, remedy = "", "check the pattern"
     else:
         return None
     if not found:
-        raise TabrtError(f"{path} holds no pictures; {remedy}")
+        raise TabrtError(f"{path} holds no pictures{more}; {remedy}")
     return sorted(found, key=_natural)
 
 

@@ -1,0 +1,202 @@
+"""What `tabrt video` does with the films it is given: each becomes a job, and a runner does the jobs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+
+from rich.progress import TaskID, TextColumn
+
+from tabrt.commands.jobs import Job, Outcome, Runner, one_after_the_other
+from tabrt.commands.naming import Source, films_of, targets, without_outputs
+from tabrt.commands.options import FilmOptions, VideoOptions, VideosOptions
+from tabrt.commands.processes import side_by_side
+from tabrt.commands.progress import SECONDS_BETWEEN_LINES, Standing, bar
+from tabrt.commands.video import video
+from tabrt.files import check_outputs, printable, without_password
+
+WRITTEN_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
+MOST_NAMED = 3  # films, in a line
+LONGEST_NAME = 40  # letters, in a table
+
+
+def films(options: VideosOptions) -> tuple[list[str], str | None]:
+    """Do all films. Returns the lines that tell of it, and the problem if one of several failed.
+
+    Raises TabrtError before any work for outputs that cannot be, and where there is but one film for what ends it.
+    """
+    jobs = planned(options)
+    if len(jobs) == 1:
+        return _one(jobs[0]), None
+    start = time.monotonic()
+    outcomes = _done(jobs, _runner(options))
+    lines = [*_table(jobs, outcomes, time.monotonic() - start), *_notes(jobs, outcomes)]
+    failed = [_failure(jobs[outcome.number], outcome.problem) for outcome in outcomes if outcome.problem is not None]
+    lines += failed
+    if not failed:
+        return lines, None
+    return lines, f"{len(failed)} of {len(jobs)} films failed, the others are done; see above"
+
+
+def planned(options: VideosOptions) -> list[Job]:
+    """A job for each film. Raises TabrtError, before any work, for outputs that cannot be written."""
+    sources = films_of(options.sources, options.recursive, (options.out, options.landmarks))
+    sources = without_outputs(sources, options.out, _film_name)
+    outs = targets(options.out, sources, "films", "--out", _film_name)
+    landmarks = targets(options.landmarks, sources, "films", "--landmarks", _landmark_name)
+    shared = {field.name: getattr(options, field.name) for field in fields(FilmOptions)}
+    jobs = [
+        VideoOptions(**shared | {"source": source.path, "out": _at(outs, index), "landmarks": _at(landmarks, index)})
+        for index, source in enumerate(sources)
+    ]
+    check_outputs([job.source for job in jobs], *outs, *landmarks, overwrite=options.overwrite)
+    return jobs
+
+
+def _film_name(source: Source) -> str:
+    """The film's own name, as .mp4 where its kind is not written."""
+    suffix = Path(source.file_name).suffix.lower()
+    return source.file_name if suffix in WRITTEN_SUFFIXES else f"{source.name}.mp4"
+
+
+def _landmark_name(source: Source) -> str:
+    return f"{source.name}.jsonl"
+
+
+def _at(paths: Sequence[Path], index: int) -> str | None:
+    return str(paths[index]) if paths else None
+
+
+def _one(job: Job) -> list[str]:
+    lines = list(video(job).lines)
+    return lines + [f"wrote {output}" for output in (job.out, job.landmarks) if output not in (None, "-")]
+
+
+def _runner(options: VideosOptions) -> Runner:
+    return one_after_the_other if options.jobs == 1 else partial(side_by_side, at_once=options.jobs)
+
+
+def _done(jobs: Sequence[Job], runner: Runner) -> list[Outcome]:
+    board = Board(jobs)
+    outcomes = []
+    with closing(board), closing(runner(jobs, board)) as coming:  # type: ignore[type-var]
+        for outcome in coming:
+            board.end(outcome)
+            outcomes.append(outcome)
+    return sorted(outcomes, key=lambda outcome: outcome.number)
+
+
+# ------------------------------------------------------------------------------------------------------- while it runs
+
+
+class Board:
+    """Shows on stderr how films fare: a bar for each that is being done and one for all, else lines."""
+
+    def __init__(self, jobs: Sequence[Job]):
+        self._jobs = jobs
+        self._standings: dict[int, Standing | None] = {}  # of those that are being done
+        self._ended = 0
+        self._tasks: dict[int, TaskID] = {}
+        self._bar = None
+        self._last_line = time.monotonic()
+        if sys.stderr.isatty():
+            self._bar = bar("{task.fields[told]}", TextColumn("{task.description}"))
+            self._all = self._bar.add_task("all", total=len(jobs), told=self._counted())
+            self._bar.start()
+
+    def __call__(self, number: int, now: Standing | None) -> None:
+        self._standings[number] = now
+        if self._bar is None:
+            self._say_now_and_then()
+            return
+        if number not in self._tasks:
+            self._tasks[number] = self._bar.add_task(_name(self._jobs[number]), total=None, told="")
+        if now is not None:
+            told = f"{now.frames} frames · {now.speed:.1f}/s · faces {now.faces}"
+            self._bar.update(self._tasks[number], completed=now.frames, total=now.total, told=told)
+        self._show_all()
+
+    def end(self, outcome: Outcome) -> None:
+        self._standings.pop(outcome.number, None)
+        self._ended += 1
+        how = "failed" if outcome.problem is not None else f"done in {outcome.seconds:.1f} s"
+        line = f"{self._counted()}: {_name(self._jobs[outcome.number])} {how}"
+        if self._bar is None:
+            print(line, file=sys.stderr, flush=True)
+            return
+        if outcome.number in self._tasks:
+            self._bar.remove_task(self._tasks.pop(outcome.number))
+        self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._show_all()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _counted(self) -> str:
+        return f"{self._ended} of {len(self._jobs)} films"
+
+    def _show_all(self) -> None:
+        assert self._bar is not None
+        parts = sum(min(1.0, now.frames / now.total) for now in self._standings.values() if now and now.total)
+        self._bar.update(self._all, completed=self._ended + parts, told=self._counted())
+
+    def _say_now_and_then(self) -> None:
+        if time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            for number, now in self._standings.items():
+                if now is not None:
+                    print(f"{_name(self._jobs[number])}: {now}", file=sys.stderr, flush=True)
+
+
+# -------------------------------------------------------------------------------------------------------- at the end
+
+
+def _table(jobs: Sequence[Job], outcomes: Sequence[Outcome], seconds: float) -> list[str]:
+    """A line a film: frames, faces, seconds, frames/s; then one for all."""
+    rows = [("film", "frames", "faces", "s", "frames/s")]
+    for outcome in outcomes:
+        name, summary = _name(jobs[outcome.number]), outcome.summary
+        if summary is None:
+            rows.append((name, "failed", "", f"{outcome.seconds:.1f}", ""))
+        else:
+            rows.append((name, *_numbers(summary.frames, summary.faces, outcome.seconds)))
+    done = [outcome.summary for outcome in outcomes if outcome.summary is not None]
+    frames, faces = sum(each.frames for each in done), sum(each.faces for each in done)
+    rows.append((f"{len(done)} of {len(jobs)}", *_numbers(frames, faces, seconds)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+
+
+def _numbers(frames: int, faces: int, seconds: float) -> tuple[str, str, str, str]:
+    return str(frames), str(faces), f"{seconds:.1f}", f"{frames / max(seconds, 1e-6):.1f}"
+
+
+def _failure(job: Job, problem: str) -> str:
+    name = without_password(job.source)
+    return f"failed: {problem}" if name in problem else f"failed: {printable(name)}: {problem}"
+
+
+def _notes(jobs: Sequence[Job], outcomes: Iterable[Outcome]) -> list[str]:
+    """What there is to tell of films, those of which the same is told together."""
+    told: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        for note in outcome.summary.notes if outcome.summary is not None else ():
+            told.setdefault(note, []).append(_name(jobs[outcome.number]))
+    return [f"{_listed(names)}: {note}" for note, names in told.items()]
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _name(job: Job) -> str:
+    """The film's name, as short as a table needs it."""
+    name = printable(without_password(job.source))
+    return name if len(name) <= LONGEST_NAME else "…" + name[-LONGEST_NAME + 1 :]

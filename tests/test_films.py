@@ -1,0 +1,171 @@
+"""Many films in one call: what names stand for, where outputs go, what becomes of the others when one fails."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import pytest
+from conftest import TIMES
+
+from tabrt.commands.films import planned
+from tabrt.commands.naming import Source, expanded, films_of, targets
+from tabrt.commands.options import VideosOptions
+from tabrt.errors import TabrtError
+from tabrt.sinks import landmark_lines
+
+Run = Callable[..., subprocess.CompletedProcess]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def touched(*names: str) -> None:
+    for name in names:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text("a film, some day")
+
+
+def plan(*names: str, **options) -> list[tuple[str, str | None, str | None]]:
+    jobs = planned(VideosOptions(sources=list(names), **options))
+    return [(job.source, job.out, job.landmarks) for job in jobs]
+
+
+# --------------------------------------------------------------------------------------------- what names stand for
+
+
+def test_a_folder_stands_for_the_films_in_it_and_below_it_when_told_to(here: Path):
+    touched("in/b.MP4", "in/a.mkv", "in/notes.txt", "in/.hidden.mp4", "in/x/c.mov", "in/.x/d.mp4")
+    assert [film.path for film in films_of(["in"])] == ["in/a.mkv", "in/b.MP4"]
+    deep = films_of(["in"], recursive=True)
+    assert [(film.path, film.below) for film in deep] == [("in/a.mkv", ()), ("in/b.MP4", ()), ("in/x/c.mov", ("x",))]
+
+
+def test_a_folder_without_films_is_a_film_of_its_pictures(here: Path):
+    touched("shots/1.png")
+    assert [film.path for film in films_of(["shots"])] == ["shots"]
+
+
+def test_a_pattern_that_no_shell_expanded_is_expanded_and_a_name_with_brackets_is_a_name(here: Path):
+    touched("b.mp4", "a.mp4", "a[1].mp4", "deep/er/c.mp4")
+    assert list(expanded(["[ab].mp4"])) == ["a.mp4", "b.mp4"]
+    assert list(expanded(["a[1].mp4"])) == ["a[1].mp4"]
+    assert list(expanded(["**/c.mp4"])) == ["deep/er/c.mp4"]
+
+
+def test_each_film_comes_once_however_often_it_is_named(here: Path):
+    touched("in/a.mp4", "in/b.mp4")
+    assert [film.path for film in films_of(["in/a.mp4", "in", "./in/*.mp4"])] == ["in/a.mp4", "in/b.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("a/b.tar.mp4", "b.tar"),
+        ("-", "stdin"),
+        ("http://me:pw@host/films/talk.mp4?token=x", "talk"),
+        ("shots/shot_%04d.png", "shot"),
+    ],
+)
+def test_what_has_no_plain_name_has_one_too(source: str, name: str):
+    assert Source(source).name == name
+
+
+# ------------------------------------------------------------------------------------------------ where outputs go
+
+
+def test_outputs_go_into_a_folder_by_their_films_names(here: Path):
+    touched("a.mp4", "b.avi", "c.webm")
+    assert plan("a.mp4", "b.avi", "c.webm", out="drawn/", landmarks="points") == [
+        ("a.mp4", "drawn/a.mp4", "points/a.jsonl"),
+        ("b.avi", "drawn/b.mp4", "points/b.jsonl"),
+        ("c.webm", "drawn/c.webm", "points/c.jsonl"),
+    ]
+    assert Path("drawn").is_dir() and Path("points").is_dir()
+
+
+def test_outputs_keep_the_folders_of_their_films(here: Path):
+    touched("in/x/a.mp4", "in/y/a.mp4")
+    outputs = plan("in", recursive=True, out="drawn", landmarks="points/{name}/raw_{name}.csv")
+    assert outputs == [
+        ("in/x/a.mp4", "drawn/x/a.mp4", "points/x/a/raw_a.csv"),
+        ("in/y/a.mp4", "drawn/y/a.mp4", "points/y/a/raw_a.csv"),
+    ]
+
+
+def test_one_film_goes_to_the_file_that_is_named(here: Path):
+    touched("in/a.mp4")
+    assert plan("in", out="b.mp4", landmarks="-") == [("in/a.mp4", "b.mp4", "-")]
+
+
+def test_what_a_run_has_made_is_no_film_for_the_next(here: Path):
+    touched("in/a.mp4")
+    touched(*(out for _, out, _ in plan("in", out="in/{name}_drawn.mp4")))
+    assert plan("in", out="in/{name}_drawn.mp4", overwrite=True) == [("in/a.mp4", "in/a_drawn.mp4", None)]
+    Path("in/a_drawn.mp4").unlink()
+    touched(*(out for _, out, _ in plan("in", out="in/drawn")), "in/drawn/gone.mp4")
+    assert plan("in", out="in/drawn", recursive=True, overwrite=True) == [("in/a.mp4", "in/drawn/a.mp4", None)]
+
+
+BAD_PLANS = {
+    "two of one name": (["x/a.mp4", "y/a.mp4"], {"out": "drawn"}, "several films are called a.mp4"),
+    "all into one file": (["x/a.mp4", "b.mp4"], {"out": "all.mp4"}, "2 films cannot go into one file"),
+    "all to standard output": (["x/a.mp4", "b.mp4"], {"landmarks": "-"}, "cannot go into standard output"),
+    "over the films": (["x/a.mp4", "b.mp4"], {"out": "x/"}, "x/a.mp4 is read or written already"),
+    "over what is there": (["x/a.mp4", "b.mp4"], {"landmarks": "old"}, "--overwrite"),
+    "one to the place of another": (["b.mp4", "x/a.mp4"], {"out": "new", "landmarks": "new/{name}.mp4"}, "already"),
+    "into what is no folder": (["b.mp4", "x/a.mp4"], {"out": "b.mp4/drawn/"}, "cannot make the folder"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PLANS)
+def test_outputs_that_cannot_be_are_refused_before_any_work(here: Path, name: str):
+    touched("x/a.mp4", "y/a.mp4", "b.mp4", "old/b.jsonl")
+    names, options, problem = BAD_PLANS[name]
+    with pytest.raises(TabrtError, match=problem):
+        plan(*names, **options)
+    assert Path("x/a.mp4").read_text() == Path("old/b.jsonl").read_text() == "a film, some day"
+    assert not Path("drawn").exists()
+
+
+def test_pictures_are_named_by_patterns_too(here: Path):
+    assert targets("drawn/{name}_face.png", [Source("in/a.jpg")], "pictures", "--out", lambda source: "") == [
+        Path("drawn/a_face.png")
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------- what is done
+
+
+def lines_in(path: Path) -> int:
+    return len(list(landmark_lines(path))) - 1
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_films_are_done_and_the_one_that_fails_is_named(run: Run, clip: Path, tmp_path: Path, jobs: int):
+    (tmp_path / "in").mkdir()
+    for name in ("a.mp4", "c.mp4"):
+        shutil.copy(clip, tmp_path / "in" / name)
+    (tmp_path / "in" / "b.mp4").write_text("a film, honestly\n" * 500)
+    done = run("video", "in", "missing.mp4", "--out", "drawn/", "--landmarks", "{name}.jsonl", "--jobs", jobs)
+    assert done.returncode == 1
+    for name in ("a", "c"):
+        assert lines_in(tmp_path / f"{name}.jsonl") == len(TIMES)
+        with av.open(str(tmp_path / "drawn" / f"{name}.mp4")) as film:
+            assert sum(1 for _ in film.decode(video=0)) == len(TIMES)
+    *_, lost, missing, last = done.stderr.splitlines()
+    assert "in/b.mp4 is no film" in lost and "no file missing.mp4" in missing
+    assert last == "tabrt: 2 of 4 films failed, the others are done; see above"
+    table = [
+        line.split() for line in done.stderr.splitlines() if line.startswith(("in/", "2 of 4 ")) and ": in" not in line
+    ]
+    told = [row[:2] for row in table if row[0] != "2"]
+    assert told == [["in/a.mp4", "16"], ["in/b.mp4", "failed"], ["in/c.mp4", "16"]]
+    assert table[-1][:5] == ["2", "of", "4", "32", "2"]
+    assert not (tmp_path / "drawn" / "b.mp4").exists() and "Traceback" not in done.stderr
