@@ -228,6 +228,8 @@ def main() -> None:
     """Run the command line; the only place where problems become exit codes."""
     _fill_standard_streams()
     logging.basicConfig(format="tabrt: %(message)s", level=logging.WARNING)
+    # Media Foundation otherwise takes up to twenty seconds to open a camera. OpenCV reads it when it is imported.
+    os.environ.setdefault("OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS", "0")
     stop = _Stop()
     for number in ending_signals():
         signal.signal(number, stop)

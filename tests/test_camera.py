@@ -19,7 +19,8 @@ from tabrt.files import without_password
 from tabrt.live import sources as module
 from tabrt.live.camera import MAX_STUCK, REOPEN_DELAYS, LiveCamera
 from tabrt.live.devices import Camera
-from tabrt.live.sources import DeviceCapture, FilmCapture, find_device, live_camera, set_up
+from tabrt.live.devices.video4linux import set_up
+from tabrt.live.sources import DeviceCapture, FilmCapture, find_device, live_camera
 from tabrt.live.status import State
 
 QUICK = {"stall": 0.3, "patience": 5.0, "waits": (0.05,), "tick": 0.02}

@@ -21,7 +21,8 @@ from tabrt.faces import Face, Frame, Scene
 from tabrt.files import check_outputs
 from tabrt.film.reading import open_film
 from tabrt.geometry import Box
-from tabrt.live.devices import Camera, cameras
+from tabrt.live.devices import Camera
+from tabrt.live.devices.video4linux import cameras
 from tabrt.sinks import landmark_lines, write_image
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import platform
 import re
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -21,7 +20,7 @@ from tabrt.engines import ENGINES, MODELS, fp16_file, gpu, int8_file, load_engin
 from tabrt.errors import TabrtError, first_line, missing_library
 from tabrt.geometry import CROP_SIZE
 from tabrt.hardware import available_threads, cache_folder, cpu_name, int8_instructions, look_for_gpu
-from tabrt.live.devices import cameras
+from tabrt.live.devices import cameras, refusal
 from tabrt.variants import DEFAULT_MODEL
 
 PACKAGES = (
@@ -256,9 +255,11 @@ def _writable(folder: Callable[[], str | Path], remedy: str) -> str:
 
 
 def _cameras() -> Iterator[str]:
+    refused = refusal()
+    if refused:
+        yield f"  {refused}"
     found = cameras()
     for camera in found:
         yield f"  {camera.path}  {camera.name}" + (f"  ({camera.stable_path})" if camera.stable_path else "")
     if not found:
-        where = "" if sys.platform == "linux" else " (they are listed on Linux only)"
-        yield f"  none found{where}"
+        yield "  none found"

@@ -22,7 +22,7 @@ from tabrt.faces import Frame
 from tabrt.files import without_password
 from tabrt.film import MAX_PIXELS, MAX_SIDE, Converter, deinterlaced, open_film, picture_stream, pixel_aspect_of
 from tabrt.live.camera import Capture, LiveCamera
-from tabrt.live.devices import cameras
+from tabrt.live.devices import Camera, cameras, open_camera, require_permission
 from tabrt.tracking import as_shown
 
 log = logging.getLogger("tabrt")
@@ -58,6 +58,7 @@ def live_camera(
         raise TabrtError("--size and --fps are for cameras; a stream or film comes as it is: leave them out")
     if _is_device(source):
         find_device(source)
+        require_permission()
     stall, patience = watching.get("stall", 2.0), watching.get("patience", 10.0)
 
     def open_capture() -> Capture:
@@ -72,22 +73,23 @@ def live_camera(
 
 def _first_camera(size: tuple[int, int] | None, fps: float | None, watching: dict) -> LiveCamera:
     """Cameras are tried in their order each time, for their numbers change when they are plugged in anew."""
-    if sys.platform != "linux":  # which alone lists its cameras
-        return live_camera(0, size, fps, **watching)
+    require_permission()
     if not cameras():
-        raise TabrtError(_camera_list())
+        if sys.platform == "linux":
+            raise TabrtError(_camera_list())
+        return live_camera(0, size, fps, **watching)  # those that cannot be listed may be there
 
     def open_capture() -> Capture:
         problems = []
         for found in cameras():
             try:
-                capture = DeviceCapture(found.path, size, fps)
+                capture = DeviceCapture(found.path if found.number is None else found, size, fps)
                 with _closed_on_failure(capture):
                     capture.read()
             except TabrtError as problem:
                 problems.append(str(problem))
                 continue
-            camera.name = f"{found.path} ({found.name})"
+            camera.name = str(found)
             return capture
         raise TabrtError("; ".join(problems) or _camera_list())
 
@@ -131,16 +133,17 @@ def _is_device(source: str) -> bool:
     return _scheme(source) is None and not os.path.isfile(source)
 
 
-def find_device(source: str) -> str | int:
-    """What to open for a camera's index, path or (part of a) name. Raises TabrtError, listing the cameras there are."""
-    if source.isdecimal() and sys.platform != "linux":
-        return int(source)
+def find_device(source: str) -> str | Camera:
+    """What to open for a camera's index, path, id or (part of a) name. Raises TabrtError, listing those there are."""
     path = f"/dev/video{source}" if source.isdecimal() else source
-    if os.path.exists(path) and not os.path.isdir(path):
+    if sys.platform == "linux" and os.path.exists(path) and not os.path.isdir(path):
         return os.path.realpath(path)  # a stable path leads elsewhere once it is plugged in anew
-    named = [camera for camera in cameras() if source.lower() in camera.name.lower()]
-    if len(named) == 1 and not source.isdecimal():
-        return named[0].path
+    here = cameras()
+    if source.isdecimal() and not here and sys.platform != "linux":
+        return Camera(source, f"camera {source}", number=int(source))
+    named = _named(source, here)
+    if len(named) == 1:
+        return named[0].path if named[0].number is None else named[0]
     if os.path.isdir(source):
         raise TabrtError(f"{source} is a folder; name a film in it, or a camera: {_camera_list()}")
     problem = (
@@ -149,6 +152,15 @@ def find_device(source: str) -> str | int:
         else f"there is no camera, film or address {source}"
     )
     raise TabrtError(f"{problem}; {_camera_list()}")
+
+
+def _named(source: str, here: list[Camera]) -> list[Camera]:
+    """The cameras of this path, id or whole name, or else those that have it in their name; a number is no name."""
+    wanted = source.casefold()
+    exact = [each for each in here if source in (each.path, each.stable_path) or wanted == each.name.casefold()]
+    if exact or source.isdecimal():
+        return exact
+    return [each for each in here if wanted in each.name.casefold()]
 
 
 def _camera_list() -> str:
@@ -173,15 +185,12 @@ class DeviceCapture:
     sound: Sequence[av.AudioStream] = ()
     hear: Callable[[av.Packet], None] = staticmethod(ignore_sound)
 
-    def __init__(self, device: str | int, size: tuple[int, int] | None = None, fps: float | None = None):
+    def __init__(self, device: str | Camera, size: tuple[int, int] | None = None, fps: float | None = None):
         self._device = device
-        _check_device(device)
-        backend = cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY
         with _quiet_opencv():
-            self._capture = cv2.VideoCapture(device, backend)
-            if not self._capture.isOpened():
-                raise TabrtError(self._no_pictures())
-            set_up(self._capture, size, fps)
+            self._capture = open_camera(device, size, fps)
+        if not self._capture.isOpened():
+            raise TabrtError(self._no_pictures())
         self.rate = self._capture.get(cv2.CAP_PROP_FPS) or None
 
     def read(self) -> np.ndarray:
@@ -194,44 +203,8 @@ class DeviceCapture:
         self._capture.release()
 
     def _no_pictures(self) -> str:
-        return f"camera {self._device} gives no pictures; close the program that uses it, or plug it in again"
-
-
-def _check_device(device: str | int) -> None:
-    if isinstance(device, int):
-        return
-    try:
-        os.close(os.open(device, os.O_RDWR | os.O_NONBLOCK))
-    except PermissionError:
-        raise TabrtError(
-            f"camera {device} may not be opened; add yourself to the group video, and log in again"
-        ) from None
-    except OSError as problem:
-        raise TabrtError(
-            f"camera {device} cannot be opened ({problem.strerror}); close the program that uses it"
-        ) from None
-
-
-def set_up(capture: cv2.VideoCapture, size: tuple[int, int] | None, fps: float | None) -> None:
-    """Ask for size, rate and one buffer; for MJPEG where it brings at least twice the rate."""
-    capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
-    _ask(capture, size, fps)
-    plain, plain_rate = capture.get(cv2.CAP_PROP_FOURCC), capture.get(cv2.CAP_PROP_FPS)
-    plain_width = capture.get(cv2.CAP_PROP_FRAME_WIDTH)
-    capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
-    _ask(capture, size, fps)
-    larger = capture.get(cv2.CAP_PROP_FRAME_WIDTH) > plain_width
-    if not larger and capture.get(cv2.CAP_PROP_FPS) < 2 * plain_rate:
-        capture.set(cv2.CAP_PROP_FOURCC, plain)
-        _ask(capture, size, fps)
-
-
-def _ask(capture: cv2.VideoCapture, size: tuple[int, int] | None, fps: float | None) -> None:
-    if size:
-        capture.set(cv2.CAP_PROP_FRAME_WIDTH, size[0])
-        capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size[1])
-    if fps:
-        capture.set(cv2.CAP_PROP_FPS, fps)
+        also = ", or allow desktop apps the camera in Settings, Privacy" if sys.platform == "win32" else ""
+        return f"camera {self._device} gives no pictures; close the program that uses it, or plug it in again{also}"
 
 
 @contextlib.contextmanager
