@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import resource
 import shutil
+import signal
 import subprocess
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
 import pytest
-from conftest import TIMES
+from conftest import CLIP, TIMES, command, environment
 
 from tabrt.commands.films import planned
 from tabrt.commands.naming import Source, expanded, films_of, targets
@@ -169,3 +174,106 @@ def test_films_are_done_and_the_one_that_fails_is_named(run: Run, clip: Path, tm
     assert told == [["in/a.mp4", "16"], ["in/b.mp4", "failed"], ["in/c.mp4", "16"]]
     assert table[-1][:5] == ["2", "of", "4", "32", "2"]
     assert not (tmp_path / "drawn" / "b.mp4").exists() and "Traceback" not in done.stderr
+
+
+def test_a_film_that_is_not_given_the_room_it_needs_leaves_the_others_theirs(run: Run, clip: Path, tmp_path: Path):
+    """A full disk in the middle of several films, as a limit of the size of files."""
+    shutil.copy(CLIP, tmp_path / "b_long.mp4")
+    for name in ("a.mp4", "c.mp4"):
+        shutil.copy(clip, tmp_path / name)
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+    done = run("video", "*.mp4", "--landmarks", "points/", preexec_fn=limit)
+    assert done.returncode == 1
+    assert "points/b_long.jsonl (File too large)" in done.stderr.splitlines()[-2]
+    assert [lines_in(tmp_path / "points" / f"{name}.jsonl") for name in ("a", "c")] == [len(TIMES)] * 2
+    assert (tmp_path / "points" / "b_long.jsonl").read_bytes().endswith(b"\n")
+    assert lines_in(tmp_path / "points" / "b_long.jsonl") > len(TIMES)
+
+
+# ------------------------------------------------------------------------------------------------- being stopped
+
+
+@pytest.fixture
+def under_way(tmp_path: Path) -> Iterator[subprocess.Popen]:
+    """Two long films at once, with a few lines of each written, in a session of their own."""
+    for name in ("a.mp4", "b.mp4"):
+        shutil.copy(CLIP, tmp_path / name)
+    words = [*command(), "video", "a.mp4", "b.mp4", "--out", "drawn/", "--landmarks", "points/", "--jobs", "2"]
+    options = {"cwd": tmp_path, "env": environment(), "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, start_new_session=True, **options) as process:
+        wait_for(lambda: all(written(tmp_path / "points" / f"{name}.jsonl") > 20 for name in "ab"))
+        yield process
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_for(come: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not come():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def written(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def workers_of(parent: int) -> list[int]:
+    """The processes that do the jobs of a run."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            words = stat.read_text().rpartition(")")[2].split()
+            if int(words[1]) == parent and words[0] != "Z" and b"spawn_main" in stat.with_name("cmdline").read_bytes():
+                found.append(int(stat.parent.name))
+    return found
+
+
+def runs(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def pictures_in_film(path: Path) -> int:
+    with av.open(str(path)) as film:
+        return sum(1 for _ in film.decode(video=0))
+
+
+@pytest.mark.parametrize("ending", ["Ctrl-C", "SIGTERM", "SIGKILL"])
+def test_several_jobs_end_together_with_what_is_written_kept(under_way: subprocess.Popen, tmp_path: Path, ending: str):
+    workers = workers_of(under_way.pid)
+    assert len(workers) == 2
+    if ending == "Ctrl-C":  # reaches all processes of a terminal
+        os.killpg(under_way.pid, signal.SIGINT)
+    else:
+        under_way.send_signal(signal.Signals[ending])
+    said = under_way.communicate(timeout=120)[1]
+    assert under_way.returncode == {"Ctrl-C": 130, "SIGTERM": 143, "SIGKILL": -signal.SIGKILL}[ending]
+    assert "Traceback" not in said
+    wait_for(lambda: not any(map(runs, workers)), seconds=60)
+    for name in "ab":
+        lines = lines_in(tmp_path / "points" / f"{name}.jsonl")
+        assert 20 <= lines < 480 and (tmp_path / "points" / f"{name}.jsonl").read_bytes().endswith(b"\n")
+        assert abs(pictures_in_film(tmp_path / "drawn" / f"{name}.mp4") - lines) <= 1
+
+
+def test_a_process_that_dies_fails_its_film_alone(run: Run, clip: Path, tmp_path: Path):
+    shutil.copy(CLIP, tmp_path / "a.mp4")
+    for name in ("b.mp4", "c.mp4"):
+        shutil.copy(clip, tmp_path / name)
+    words = [*command(), "video", "a.mp4", "b.mp4", "c.mp4", "--landmarks", "points/", "--jobs", "2"]
+    options = {"cwd": tmp_path, "env": environment(), "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, **options) as process:
+        wait_for(lambda: written(tmp_path / "points" / "a.jsonl") > 2)
+        for worker in workers_of(process.pid):
+            if str(tmp_path / "points" / "a.jsonl") in map(os.path.realpath, Path(f"/proc/{worker}/fd").iterdir()):
+                os.kill(worker, signal.SIGKILL)
+        said = process.communicate(timeout=120)[1]
+    assert process.returncode == 1
+    assert "a.mp4: the process that did it ended with signal SIGKILL" in said
+    assert [lines_in(tmp_path / "points" / f"{name}.jsonl") for name in "bc"] == [len(TIMES)] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -33,9 +34,9 @@ def films(options: VideosOptions) -> tuple[list[str], str | None]:
     jobs = planned(options)
     if len(jobs) == 1:
         return _one(jobs[0]), None
-    start = time.monotonic()
-    outcomes = _done(jobs, _runner(options))
-    lines = [*_table(jobs, outcomes, time.monotonic() - start), *_notes(jobs, outcomes)]
+    start, names = time.monotonic(), _short([job.source for job in jobs])
+    outcomes = _done(jobs, names, _runner(options))
+    lines = [*_table(names, outcomes, time.monotonic() - start), *_notes(names, outcomes)]
     failed = [_failure(jobs[outcome.number], outcome.problem) for outcome in outcomes if outcome.problem is not None]
     lines += failed
     if not failed:
@@ -81,8 +82,8 @@ def _runner(options: VideosOptions) -> Runner:
     return one_after_the_other if options.jobs == 1 else partial(side_by_side, at_once=options.jobs)
 
 
-def _done(jobs: Sequence[Job], runner: Runner) -> list[Outcome]:
-    board = Board(jobs)
+def _done(jobs: Sequence[Job], names: Sequence[str], runner: Runner) -> list[Outcome]:
+    board = Board(names)
     outcomes = []
     with closing(board), closing(runner(jobs, board)) as coming:  # type: ignore[type-var]
         for outcome in coming:
@@ -97,8 +98,8 @@ def _done(jobs: Sequence[Job], runner: Runner) -> list[Outcome]:
 class Board:
     """Shows on stderr how films fare: a bar for each that is being done and one for all, else lines."""
 
-    def __init__(self, jobs: Sequence[Job]):
-        self._jobs = jobs
+    def __init__(self, names: Sequence[str]):
+        self._names = names
         self._standings: dict[int, Standing | None] = {}  # of those that are being done
         self._ended = 0
         self._tasks: dict[int, TaskID] = {}
@@ -106,7 +107,7 @@ class Board:
         self._last_line = time.monotonic()
         if sys.stderr.isatty():
             self._bar = bar("{task.fields[told]}", TextColumn("{task.description}"))
-            self._all = self._bar.add_task("all", total=len(jobs), told=self._counted())
+            self._all = self._bar.add_task("all", total=len(names), told=self._counted())
             self._bar.start()
 
     def __call__(self, number: int, now: Standing | None) -> None:
@@ -115,7 +116,7 @@ class Board:
             self._say_now_and_then()
             return
         if number not in self._tasks:
-            self._tasks[number] = self._bar.add_task(_name(self._jobs[number]), total=None, told="")
+            self._tasks[number] = self._bar.add_task(self._names[number], total=None, told="")
         if now is not None:
             told = f"{now.frames} frames · {now.speed:.1f}/s · faces {now.faces}"
             self._bar.update(self._tasks[number], completed=now.frames, total=now.total, told=told)
@@ -125,7 +126,7 @@ class Board:
         self._standings.pop(outcome.number, None)
         self._ended += 1
         how = "failed" if outcome.problem is not None else f"done in {outcome.seconds:.1f} s"
-        line = f"{self._counted()}: {_name(self._jobs[outcome.number])} {how}"
+        line = f"{self._counted()}: {self._names[outcome.number]} {how}"
         if self._bar is None:
             print(line, file=sys.stderr, flush=True)
             return
@@ -139,7 +140,7 @@ class Board:
             self._bar.stop()
 
     def _counted(self) -> str:
-        return f"{self._ended} of {len(self._jobs)} films"
+        return f"{self._ended} of {len(self._names)} films"
 
     def _show_all(self) -> None:
         assert self._bar is not None
@@ -151,24 +152,24 @@ class Board:
             self._last_line = time.monotonic()
             for number, now in self._standings.items():
                 if now is not None:
-                    print(f"{_name(self._jobs[number])}: {now}", file=sys.stderr, flush=True)
+                    print(f"{self._names[number]}: {now}", file=sys.stderr, flush=True)
 
 
 # -------------------------------------------------------------------------------------------------------- at the end
 
 
-def _table(jobs: Sequence[Job], outcomes: Sequence[Outcome], seconds: float) -> list[str]:
+def _table(names: Sequence[str], outcomes: Sequence[Outcome], seconds: float) -> list[str]:
     """A line a film: frames, faces, seconds, frames/s; then one for all."""
     rows = [("film", "frames", "faces", "s", "frames/s")]
     for outcome in outcomes:
-        name, summary = _name(jobs[outcome.number]), outcome.summary
+        name, summary = names[outcome.number], outcome.summary
         if summary is None:
             rows.append((name, "failed", "", f"{outcome.seconds:.1f}", ""))
         else:
             rows.append((name, *_numbers(summary.frames, summary.faces, outcome.seconds)))
     done = [outcome.summary for outcome in outcomes if outcome.summary is not None]
     frames, faces = sum(each.frames for each in done), sum(each.faces for each in done)
-    rows.append((f"{len(done)} of {len(jobs)}", *_numbers(frames, faces, seconds)))
+    rows.append((f"{len(done)} of {len(names)}", *_numbers(frames, faces, seconds)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
 
@@ -182,13 +183,13 @@ def _failure(job: Job, problem: str) -> str:
     return f"failed: {problem}" if name in problem else f"failed: {printable(name)}: {problem}"
 
 
-def _notes(jobs: Sequence[Job], outcomes: Iterable[Outcome]) -> list[str]:
+def _notes(names: Sequence[str], outcomes: Iterable[Outcome]) -> list[str]:
     """What there is to tell of films, those of which the same is told together."""
     told: dict[str, list[str]] = {}
     for outcome in outcomes:
         for note in outcome.summary.notes if outcome.summary is not None else ():
-            told.setdefault(note, []).append(_name(jobs[outcome.number]))
-    return [f"{_listed(names)}: {note}" for note, names in told.items()]
+            told.setdefault(note, []).append(names[outcome.number])
+    return [f"{_listed(films)}: {note}" for note, films in told.items()]
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -196,7 +197,10 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _name(job: Job) -> str:
-    """The film's name, as short as a table needs it."""
-    name = printable(without_password(job.source))
-    return name if len(name) <= LONGEST_NAME else "…" + name[-LONGEST_NAME + 1 :]
+def _short(sources: Sequence[str]) -> list[str]:
+    """Names for a table: without the folder that all lie in, and without what is secret in an address."""
+    names = [printable(without_password(source)) for source in sources]
+    folders = {os.path.dirname(name) for name in names}
+    common = "" if any("://" in name for name in names) else os.path.commonpath(map(os.path.abspath, folders))
+    short = [os.path.relpath(name, common) if common and name != "-" else name for name in names]
+    return [name if len(name) <= LONGEST_NAME else "…" + name[-LONGEST_NAME + 1 :] for name in short]
