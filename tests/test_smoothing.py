@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
+import cv2
 import numpy as np
 import pytest
 
+from tabrt.commands.demo import DEMO_FILM
+from tabrt.film import open_film
 from tabrt.topology import TOPOLOGIES, WFLW98
+from tabrt.tracking import DEFAULT_STRENGTH, Tracker
 from tabrt.tracking.kalman import KalmanFilter
 from tabrt.tracking.smoothing import POINT_DRIFT, POINT_PERSISTENCE, Smoother, _Filter, fit_similarity, motion_groups
 
@@ -134,6 +140,71 @@ def test_talking_lips_are_not_smeared():
     assert ((out - true) ** 2).mean() < 1.5 * ((seen[30:, 85, 1] - true) ** 2).mean()
 
 
+LIPS = [77, 78, 79, 80, 81, *range(83, 88), *range(89, 92), *range(93, 96)]
+LOWER, CHIN = [83, 84, 85, 86, 87, 93, 94, 95], list(range(11, 22))
+
+
+def talk(times: np.ndarray, truth: np.ndarray, opening: float, hertz: float = 3.0) -> np.ndarray:
+    """A face (T, 98, 2) whose lower lip goes down by `opening` px, its chin by half of that and its upper lip up by a
+    quarter, so many times a second."""
+    talked, down = truth.copy(), opening / 2 * (1 - np.cos(2 * np.pi * hertz * times))[:, None]
+    talked[:, LOWER, 1] += down
+    talked[:, CHIN, 1] += down / 2
+    talked[:, [78, 79, 80, 89, 90, 91], 1] -= down / 4
+    return talked
+
+
+def squared(seen: np.ndarray, truth: np.ndarray, points: list[int]) -> float:
+    """Mean squared error of points, after the first second."""
+    return float(((seen - truth)[30:, points] ** 2).sum(axis=-1).mean())
+
+
+@pytest.mark.parametrize("noise", [0.2, 0.4, 0.6])
+@pytest.mark.parametrize("opening", [2, 4, 8, 16])
+def test_lips_and_chin_keep_up_with_talk_at_the_usual_strength(opening: float, noise: float):
+    times, still, _ = film()
+    truth = talk(times, still, opening)
+    seen = truth + np.random.default_rng(1).normal(0, noise, truth.shape)
+    out = smooth(times, seen, DEFAULT_STRENGTH)
+    assert squared(out, truth, LIPS) < 1.5 * squared(seen, truth, LIPS)
+    assert squared(out, truth, CHIN) < 1.5 * squared(seen, truth, CHIN)
+    nose = list(range(51, 60))  # and who talks does not nod
+    assert squared(out, truth, nose) < 0.3 * squared(seen, truth, nose)
+
+
+def test_lips_of_a_tracked_face_keep_up_with_talk():
+    """The demo film's face as the network sees it, calmed and made to talk, with the noise that it has: of each point,
+    and of the face as a whole."""
+    with Tracker(faces=1, threads=1) as tracker, open_film(DEMO_FILM) as frames:
+        scenes = [tracker(frame) for frame in islice(frames, 200)]
+    times = [scene.frame.time for scene in scenes]
+    raw = np.stack([scene.faces[0].raw for scene in scenes]).astype(float)
+    calm = cv2.blur(raw.reshape(len(raw), -1), (1, 17)).reshape(raw.shape)  # over 17 frames
+    whole = raw.mean(axis=1, keepdims=True)
+    rng = np.random.default_rng(0)
+    noise = sum(rng.normal(0, deviation(part), part.shape) for part in (raw - whole, whole))
+    for opening in (0.03, 0.1):
+        truth = talk(np.array(times), calm, opening * np.linalg.norm(raw[0, 60] - raw[0, 72]))
+        smoother = Smoother(DEFAULT_STRENGTH)
+        sure = [scene.faces[0].confidence for scene in scenes]
+        out = np.stack([smoother(*frame) for frame in zip(truth + noise, sure, times, strict=True)])
+        assert squared(out, truth, LIPS) < 1.5 * squared(truth + noise, truth, LIPS)
+
+
+def deviation(track: np.ndarray) -> float:
+    """Standard deviation of the white noise in a track: what moves hardly shows in third differences."""
+    return float(np.sqrt((np.diff(track, 3, axis=0) ** 2).mean() / 20))
+
+
+def test_lips_that_have_talked_rest_again():
+    times, truth, _ = film(seconds=12)
+    talked = np.where((times < 6)[:, None, None], talk(times, truth, 10), truth)
+    seen = talked + np.random.default_rng(1).normal(0, 0.4, truth.shape)
+    out = smooth(times, seen, DEFAULT_STRENGTH)
+    rest = times > 7
+    assert spread(out[rest][:, LIPS]) < 0.6 * spread(seen[rest][:, LIPS])
+
+
 def test_a_group_is_smoothed_by_its_own_noise():
     times, truth, seen = film(noise=0.2)
     jaw = slice(11, 22)
@@ -217,7 +288,7 @@ def test_blocks_of_one_filter_are_filters_of_their_own():
     """Each block of a face's filter gives what filterpy gives for that block alone."""
     rng, blocks, step = np.random.default_rng(0), np.array([0, 0, 1, 2, 1, 1]), 0.04
     start, noise = rng.normal(size=6) + 1j * rng.normal(size=6), np.array([0.2, 0.3, 0.4])
-    together = _Filter(start, blocks, noise)
+    together = _Filter(start, blocks, noise, np.zeros(3, bool))
     apart = []
     for block in range(3):
         kalman = KalmanFilter(dim_x=2, dim_z=1)
@@ -232,8 +303,8 @@ def test_blocks_of_one_filter_are_filters_of_their_own():
         apart.append(kalman)
     for _ in range(20):
         seen = start + 0.1 * rng.normal(size=6)  # too little to be taken for motion
-        together.predict(0.1, step)
-        together.update(seen, noise**2, step)
+        together.follow(0.1, step)
+        together.take(seen, noise**2, np.ones(3), step)
         for block, kalman in enumerate(apart):
             kalman.predict()
             kalman.update(seen[None, blocks == block], R=noise[block] ** 2, H=kalman.H)

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from tabrt.errors import TabrtError
 
 
@@ -49,3 +51,44 @@ def _kalman_filter() -> type:
 
 
 KalmanFilter = _kalman_filter()
+
+
+class BlockFilter(KalmanFilter):  # type: ignore[misc, valid-type]
+    """filterpy's filter of B blocks that know nothing of each other, each a position and its velocity.
+
+    What filterpy does with block-diagonal matrices, without the products with the zeros between the blocks. All numbers
+    of a block share one covariance. `x` is (2, N): positions, then velocities, of the N numbers. `P` is (3, B): the
+    variance of a block's positions, its covariance with that of the velocities, and the variance of those.
+    """
+
+    def __init__(self, positions: np.ndarray, blocks: np.ndarray, variances: np.ndarray):
+        """positions: (N,), which may be complex. blocks: (N,) the block of each. variances: (B,) at the start."""
+        count = len(variances)
+        super().__init__(dim_x=2 * count, dim_z=count)
+        self.blocks = blocks
+        self.x = np.stack([positions, np.zeros_like(positions)])
+        self.P = np.stack([variances, np.zeros(count), variances])
+
+    def predict(self, step: float, kept: np.ndarray, drift: np.ndarray) -> None:
+        """Move on by `step` seconds. Of each block (B,): the share of a velocity that is kept, and the spectral density
+        of the white noise that its acceleration is.
+        """
+        position, velocity = self.x
+        velocity *= kept[self.blocks]
+        position += step * velocity
+        variance, covariance, speed = self.P
+        covariance *= kept
+        speed *= kept * kept
+        forward = step * speed
+        variance += step * (2 * covariance + forward)
+        covariance += forward
+        self.P += np.array([[step**3 / 3], [step**2 / 2], [step]]) * drift
+
+    def update(self, innovation: np.ndarray, noise: np.ndarray) -> None:
+        """Take in how far measured positions (N,) lie from the predicted ones; their noise has variances (B,)."""
+        variances, speed = self.P[:2], self.P[2]
+        gain = self.K = variances / (variances[0] + noise)
+        self.y = innovation
+        self.x += gain.take(self.blocks, axis=1) * innovation
+        speed -= gain[1] * variances[1]
+        variances *= 1 - gain[0]

@@ -4,7 +4,8 @@ A face moves in two ways. As a whole it shifts, turns and grows: four numbers, k
 almost free of noise; they are followed closely. Within the face little moves, and seldom: the shape, seen in the face's
 own frame, is smoothed hard, which costs no lag when the head moves. Points that move together (an eye's lids, a lip)
 share one filter and one measured noise, so that a single look at its innovation tells a blink from noise; motion passes
-at once.
+at once. Talk comes back some three times a second: lips and chin that moved are expected to move again, and so is the
+head; they rest only after a while.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from statistics import median
 import numpy as np
 
 from tabrt.topology import WFLW98, Topology
-from tabrt.tracking.kalman import KalmanFilter
+from tabrt.tracking.kalman import BlockFilter
 
 # Lengths are in units of the face's size: the distance of the outer eye corners of a frontal face. The values are those
 # of the best curve of jitter against lag on still and moving faces.
@@ -32,7 +33,9 @@ POINT_PERSISTENCE = 0.1  # s, after which a point's velocity within the face is 
 MOTION = 4.0  # standard deviations above its expected square at which an innovation is motion, not noise
 BIAS_RATE = 0.4  # share of the newest innovation in their running mean, which tells slow motion
 MAX_NOISE_FACTOR = 10.0  # factor on the measured noise at strength 1; 2.5 at a half
-QUICK_SHARE = 0.3  # of that factor for lids and lips, which turn back faster than a filter can learn
+QUICK_SHARE = 0.32  # of that factor for lids and lips, which turn back faster than a filter can learn
+RHYTHM = 0.2  # s, in which what the pose, lips and chin are known to move by fades: a syllable comes sooner
+EXPECTED_MOTION = 0.1  # share of the variance of that motion which is expected in each frame
 DEFAULT_STRENGTH = 0.7  # chosen from the curve of jitter against lag: benchmarks/results/stability-curve.png
 LONGEST_STEP = 0.5  # s: after a longer gap the filters start anew
 LEAST_CONFIDENCE = 0.1
@@ -48,11 +51,14 @@ class Smoother:
         self._strength = MAX_NOISE_FACTOR * strength**2
         groups = motion_groups(topology)
         quick = [*topology.left_eye, *topology.right_eye, *topology.mouth]
-        self._shares = np.array([QUICK_SHARE if np.isin(group, quick).all() else 1.0 for group in groups])
+        shares = [POSE_SHARE, *(QUICK_SHARE if np.isin(group, quick).all() else 1.0 for group in groups)]
+        self._calm = (self._strength * np.array(shares)) ** 2  # factor on the variance of noise of what rests
+        talking = [*topology.mouth, *chin(topology)]
+        self._talking = np.array([False, *(bool(np.isin(group, talking).all()) for group in groups)])
         self._group = np.empty(topology.points, int)  # of each point
         for number, group in enumerate(groups):
             self._group[group] = number
-        self._sizes = np.bincount(self._group)
+        self._means = _means(self._group)
         self._time = 0.0
         self.reset()
 
@@ -65,43 +71,41 @@ class Smoother:
         if self._strength == 0:
             return points
         step, self._time = time - self._time, time
-        seen = points.astype(np.float64) @ np.array([1, 1j])  # as complex numbers: a similarity is one product
+        # As complex numbers: a similarity is one product.
+        seen = np.ascontiguousarray(points, np.float64).view(complex)[:, 0]
         if self._filter is None or not 0 <= step <= LONGEST_STEP:
             self._start(seen)
             return points
         smooth = self._follow(self._filter, seen, np.maximum(confidence, LEAST_CONFIDENCE), step)
-        return np.stack([smooth.real, smooth.imag], axis=1).astype(points.dtype)
+        return smooth.view(float).reshape(-1, 2).astype(points.dtype)
 
     def _start(self, seen: np.ndarray) -> None:
         centre = seen.mean()
         size = max(SIZE_PER_RADIUS * math.sqrt(_power(seen - centre).mean()), 1e-6)
         shape = (seen - centre) / size
-        self._variances = np.full(len(self._sizes), POINT_NOISE**2)
-        self._before = [shape] * 3  # the last three frames, in the face's own frame
+        self._variances = np.full(len(self._means), POINT_NOISE**2)
+        self._last = shape, np.zeros_like(shape), np.zeros_like(shape)  # in the face's own frame, and its differences
         blocks = np.concatenate([[0, 0], 1 + self._group])  # the pose, then the groups
-        deviations = np.full(1 + len(self._sizes), POINT_NOISE)
+        deviations = np.full(1 + len(self._variances), POINT_NOISE)
         deviations[0] = POSE_SHARE * POINT_NOISE * size
-        self._filter = _Filter(np.concatenate([[centre, size], shape]), blocks, deviations)
+        self._filter = _Filter(np.concatenate([[centre, size], shape]), blocks, deviations, self._talking)
 
     def _follow(self, kalman: _Filter, seen: np.ndarray, confidence: np.ndarray, step: float) -> np.ndarray:
         size = max(abs(kalman.positions[1]), 1e-6)
-        kalman.predict(POSE_DRIFT * size**2, step)
+        kalman.follow(POSE_DRIFT * size**2, step)
         shape = kalman.positions[2:]
-        offset, turn = fit_similarity(shape, seen, confidence)
+        # What moves within the face does not tell how the face moves.
+        offset, turn = fit_similarity(shape, seen, confidence / (1 + kalman.motion[1:])[self._group])
         inside = (seen - offset) / turn if turn else shape  # in the face's own frame
         self._measure_noise(inside)
         usual = median(self._variances.tolist())
-        believed = (
-            np.minimum(self._variances, MAX_NOISE_RATIO**2 * usual) * (self._shares / self._means(confidence)) ** 2
-        )
-        variances = self._strength**2 * np.concatenate([[usual * (POSE_SHARE * size) ** 2], believed])
-        kalman.update(np.concatenate([[offset, turn], inside]), variances, step)
+        noise = np.empty(len(self._calm))
+        noise[0] = usual * size**2
+        sure = self._means @ np.repeat(confidence, 2)
+        noise[1:] = np.minimum(self._variances, MAX_NOISE_RATIO**2 * usual) / (sure * sure)
+        kalman.take(np.concatenate([[offset, turn], inside]), noise, self._calm, step)
         positions = kalman.positions
         return positions[0] + positions[1] * positions[2:]
-
-    def _means(self, values: np.ndarray) -> np.ndarray:
-        """The mean of values (L,) in each group."""
-        return np.bincount(self._group, values) / self._sizes
 
     def _measure_noise(self, inside: np.ndarray) -> None:
         """Follow the variance of noise of each group: a network sees eyes better than lips, and cameras differ.
@@ -109,83 +113,99 @@ class Smoother:
         The third difference of white noise has twenty times its variance; that of motion, even of talking lips, is
         little. The quantile over time leaves out what moves now and then.
         """
-        oldest, older, last = self._before
-        self._before = [older, last, inside]
-        bend = self._means(_power(inside - oldest + 3 * (older - last))) / 40
-        change = NOISE_RATE * np.where(bend > self._variances, NOISE_QUANTILE, NOISE_QUANTILE - 1)
-        self._variances = np.clip(self._variances * np.exp(change), LEAST_NOISE**2, MOST_NOISE**2)
+        last, last_first, last_second = self._last
+        first = inside - last
+        second = first - last_first
+        self._last = inside, first, second
+        bends = _mean_power(self._means, second - last_second) / 20
+        followed = self._variances * np.where(bends > self._variances, _NOISIER, _CALMER)
+        self._variances = np.minimum(np.maximum(followed, LEAST_NOISE**2), MOST_NOISE**2)
 
 
-class _Filter:
-    """Constant-velocity filters of complex numbers side by side, as the blocks of one Kalman filter.
+_NOISIER, _CALMER = math.exp(NOISE_RATE * NOISE_QUANTILE), math.exp(NOISE_RATE * (NOISE_QUANTILE - 1))
 
-    The numbers (N,) of a block share one covariance. The state is (2 B, W): a row of positions for each of B blocks,
-    then a row of velocities for each, padded with zeros to the widest. Block 0 is the pose; the velocities of the
-    others fade. Blocks know nothing of each other: all covariances between them stay exactly 0.
+
+class _Filter(BlockFilter):
+    """Constant-velocity filters of complex numbers side by side: block 0 is the pose, whose velocity stays; the others'
+    fades.
+
+    The pose remembers for a while how much it moved, and so do the blocks that are `talking` (B,), as one: where a lip
+    moves, the chin is about to. `motion` (B,) is the variance of that over that of noise: 0 for what rests.
     """
 
-    def __init__(self, positions: np.ndarray, blocks: np.ndarray, deviations: np.ndarray):
-        count = len(deviations)
-        first = np.argsort(blocks, kind="stable")  # numbers of a block side by side
-        columns = np.empty_like(blocks)
-        columns[first] = np.concatenate([np.arange(size) for size in np.bincount(blocks)])
-        self._places = blocks, columns
-        self._numbers = 2 * np.bincount(blocks)  # real ones, in each block
-        self._at = np.arange(count)
-        self._limits = MOTION * np.sqrt(2 / self._numbers)
-        self._drift = np.full(count, POINT_DRIFT)
-        self._kalman = KalmanFilter(dim_x=2 * count, dim_z=count)
-        self._kalman.x = np.zeros((2 * count, columns.max() + 1), complex)
-        self._kalman.x[self._places] = positions
-        self._kalman.P = np.diag(np.tile(deviations**2, 2))
-        self._kalman.H = np.eye(count, 2 * count)
-        self._bias = np.zeros_like(self._kalman.x[:count])  # running mean of the innovations
+    def __init__(self, positions: np.ndarray, blocks: np.ndarray, deviations: np.ndarray, talking: np.ndarray):
+        super().__init__(positions, blocks, deviations**2)
+        self._means = _means(blocks)
+        self._limits = MOTION * np.sqrt(2 / (2 * np.bincount(blocks)))
+        self._drift = np.full(len(deviations), POINT_DRIFT)
+        self._kept = np.ones(len(deviations))
+        self._bias = np.zeros_like(positions)  # running mean of the innovations
+        self._talking = talking
+        self._moved_by = np.zeros(len(deviations))  # variance of the motion that is remembered
+        self.motion = np.zeros(len(deviations))
 
     @property
     def positions(self) -> np.ndarray:
-        return self._kalman.x[self._places]
+        return self.x[0]
 
-    def predict(self, pose_drift: float, step: float) -> None:
+    def follow(self, pose_drift: float, step: float) -> None:
         """Move on by a time step in seconds; the velocities wander as by white-noise acceleration."""
-        at, velocity = self._at, self._at + len(self._at)
-        kept = np.full(len(at), math.exp(-step / POINT_PERSISTENCE))
-        kept[0] = 1
         self._drift[0] = pose_drift
-        forward, noise = np.eye(2 * len(at)), np.zeros((2 * len(at), 2 * len(at)))
-        forward[at, velocity], forward[velocity, velocity] = step * kept, kept
-        noise[at, at], noise[velocity, velocity] = self._drift * step**3 / 3, self._drift * step
-        noise[at, velocity] = noise[velocity, at] = self._drift * step**2 / 2
-        self._kalman.predict(F=forward, Q=noise)
+        self._kept[1:] = math.exp(-step / POINT_PERSISTENCE)
+        self.predict(step, self._kept, self._drift)
+        self._moved_by *= math.exp(-step / RHYTHM)
+        self._loosen(EXPECTED_MOTION * self._moved_by, step)
 
-    def update(self, positions: np.ndarray, variances: np.ndarray, step: float) -> None:
-        """Take in measured positions (N,) with the variance of noise of each block (B,).
+    def take(self, positions: np.ndarray, noise: np.ndarray, calm: np.ndarray, step: float) -> None:
+        """Take in measured positions (N,) with the variance of noise of each block (B,), and the factor (B,) by which
+        that of one that rests is taken larger than it is.
 
         Where a block's innovation is too large for noise, or leans to one side for too long, its velocity was not what
-        it was thought to be: its variance is raised to what explains the innovation, and the gain tends to 1.
+        it was thought to be: its variance is raised to what explains the innovation, and the gain tends to 1. The more
+        it moves, the less its noise is exaggerated.
         """
-        at = self._at
-        measured = np.zeros_like(self._bias)
-        measured[self._places] = positions
-        innovation = measured - self._kalman.x[: len(at)]
-        expected = self._kalman.P[at, at] + variances
+        innovation = positions - self.positions
         self._bias += BIAS_RATE * (innovation - self._bias)
-        surplus = _power(innovation).sum(axis=1) / self._numbers - expected
+        variances = self._exaggerated(noise, calm)
+        expected = self.P[0] + variances
         share = BIAS_RATE / (2 - BIAS_RATE)  # variance of the running mean over that of its terms
-        biased = _power(self._bias).sum(axis=1) / self._numbers - share * expected
+        surplus = _mean_power(self._means, innovation) - expected
+        biased = _mean_power(self._means, self._bias) - share * expected
         limit = self._limits * expected
         moved = (surplus > limit) | (biased > share * limit)
         if moved.any():
-            self._inflate(at[moved], np.maximum(surplus, biased)[moved], step)
-        self._kalman.update(measured, R=np.diag(variances), H=self._kalman.H)  # H given: several numbers a block
+            by = np.where(moved, np.maximum(surplus, biased), 0.0)
+            self._loosen(by, step)
+            self._bias[moved[self.blocks]] = 0
+            self._remember(by)
+            variances = self._exaggerated(noise, calm)
+        self.update(innovation, variances)
 
-    def _inflate(self, blocks: np.ndarray, surplus: np.ndarray, step: float) -> None:
-        covariance, velocity = self._kalman.P, blocks + len(self._at)
+    def _remember(self, by: np.ndarray) -> None:
+        talk = (by * self._talking).max()
+        self._moved_by[self._talking] = np.maximum(self._moved_by[self._talking], talk)
+        self._moved_by[0] = max(self._moved_by[0], by[0])
+
+    def _exaggerated(self, noise: np.ndarray, calm: np.ndarray) -> np.ndarray:
+        self.motion = self._moved_by / noise
+        return noise * np.minimum(calm, 1 + (calm - 1) / (1 + self.motion))
+
+    def _loosen(self, by: np.ndarray, step: float) -> None:
+        """Raise the variances of positions, and of the velocities that would explain it."""
         speed = 1 / step if step > 0 else 0.0
-        covariance[blocks, blocks] += surplus
-        covariance[velocity, velocity] += surplus * speed**2
-        covariance[blocks, velocity] += surplus * speed
-        covariance[velocity, blocks] += surplus * speed
-        self._bias[blocks] = 0
+        self.P += np.array([[1.0], [speed], [speed**2]]) * by
+
+
+def _means(groups: np.ndarray) -> np.ndarray:
+    """(G, 2 N): the mean of each group, of the real and imaginary parts of numbers whose groups (N,) these are."""
+    members = np.arange(groups.max() + 1)[:, None] == np.repeat(groups, 2)
+    return members / members.sum(axis=1, keepdims=True)
+
+
+def _mean_power(means: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """(G,): mean square of the real and imaginary parts of complex numbers (N,) of each group."""
+    parts = numbers.view(float)
+    return means @ (parts * parts)
 
 
 def _power(numbers: np.ndarray) -> np.ndarray:
@@ -202,16 +222,26 @@ def motion_groups(topology: Topology) -> list[np.ndarray]:
         group = f"{side} lip" if "lip" in part else " ".join(part) or side  # "left eye upper" is of "left eye"
         groups.setdefault(group, []).extend(point for point in line if point not in taken)
         taken.update(line)
-    jaw = np.array_split(np.array(groups.pop("jaw", []), int), 3)
-    found = [*jaw, *map(np.array, groups.values())]
+    groups.pop("jaw", None)
+    found = [*_jaw_thirds(topology), *map(np.array, groups.values())]
     rest = np.setdiff1d(np.arange(topology.points), np.concatenate(found))
     return [group for group in (*found, rest) if len(group)]
 
 
+def chin(topology: Topology) -> np.ndarray:
+    """The middle third of the jaw, which goes with the lower lip in talk; empty where there is no jaw."""
+    return _jaw_thirds(topology)[1]
+
+
+def _jaw_thirds(topology: Topology) -> list[np.ndarray]:
+    return np.array_split(np.array(topology.boundaries.get("jaw", ()), int), 3)
+
+
 def fit_similarity(source: np.ndarray, target: np.ndarray, weights: np.ndarray) -> tuple[complex, complex]:
     """Offset and turn that carry complex points source (L,) nearest to target (L,): target ≈ offset + turn·source."""
-    weights = weights / weights.sum()
-    centre, goal = weights @ source, weights @ target
-    arms = source - centre
-    turn = (weights * arms.conj()) @ (target - goal) / max((weights * np.abs(arms) ** 2).sum(), 1e-12)
+    whole = weights.sum()
+    weighed = weights * source
+    centre, goal = weighed.sum() / whole, weights @ target / whole
+    spread = np.vdot(weighed, source).real - whole * abs(centre) ** 2
+    turn = (np.vdot(weighed, target) - whole * centre.conjugate() * goal) / max(spread, 1e-12)
     return goal - turn * centre, turn
