@@ -134,8 +134,8 @@ def _opened(path: Path, rng: np.random.Generator) -> np.ndarray | None:
     factor = _LARGEST / max(image.shape[:2])
     if factor < 1:
         image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-    if image.dtype != np.uint8:
-        image = (image / (np.iinfo(image.dtype).max / 255)).astype(np.uint8)
+    if image.dtype != np.uint8:  # of 16 bits
+        image = (image / 257).astype(np.uint8)
     if image.ndim == 2:
         image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
     if image.shape[2] == 4:

@@ -131,7 +131,7 @@ def shared_faces(root: Path, cache: Path) -> tuple[dict[str, FaceSet], FaceSet]:
 def empty_pictures(cache: Path) -> FaceSet:
     """All that `python -m training empty` has made; the whole of each picture is looked at."""
     empty = load_zip(cache / EMPTY, cache)[0]
-    return replace(empty, boxes=np.tile(np.float32(_WHOLE), (len(empty), 1)), boxed="whole pictures")
+    return replace(empty, boxes=np.tile(np.array(_WHOLE, np.float32), (len(empty), 1)), boxed="whole pictures")
 
 
 def turned_from_held_out(names: np.ndarray) -> np.ndarray:
