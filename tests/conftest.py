@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -29,6 +30,22 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
     if item.get_closest_marker("vnni") and int8_instructions() != "VNNI":
         pytest.skip("this CPU has no VNNI")
+
+
+# What Windows has not: SIGHUP and its kin, forks, named pipes, limits of a process, /proc and /dev.
+posix = pytest.mark.skipif(sys.platform == "win32", reason="is about what Windows has not")
+
+
+@contextlib.contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """Within it a write beyond this many bytes of a file fails, as on a disk that is full."""
+    resource = pytest.importorskip("resource", reason="limits what a process may write; Windows cannot")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def command() -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import resource
 import stat
 import sys
 import zipfile
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from conftest import full_disk
 from small_network import random_checkpoint, random_network
 from torch import Tensor
 from torch.nn import functional
@@ -66,13 +66,8 @@ def test_a_checkpoint_without_a_card_gets_a_plain_one(tmp_path: Path):
 def test_a_failed_write_leaves_the_last_good_checkpoint(tmp_path: Path):
     path = random_checkpoint(tmp_path)
     before = path.read_bytes()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))  # as a disk that fills up on the way
-    try:
-        with pytest.raises(TabrtError, match="cannot write"):
-            save_checkpoint(path, random_network(), CARD)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with full_disk(len(before) // 2), pytest.raises(TabrtError, match="cannot write"):
+        save_checkpoint(path, random_network(), CARD)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == [path.name]
 

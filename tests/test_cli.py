@@ -7,7 +7,6 @@ import functools
 import http.server
 import json
 import os
-import resource
 import shlex
 import shutil
 import signal
@@ -22,7 +21,7 @@ import av
 import cv2
 import numpy as np
 import pytest
-from conftest import CLIP, TIMES, command, environment
+from conftest import CLIP, TIMES, command, environment, posix
 
 from tabrt import __version__
 from tabrt.commands.options import DEFAULT_MIN_SCORE, DEFAULT_SMOOTHING
@@ -454,12 +453,16 @@ def test_landmarks_to_a_closed_standard_output_are_refused(clip: Path, tmp_path:
     assert_one_line(done, "standard output is closed")
 
 
+@posix
 def test_an_unwritable_folder_is_one_line(run: Run, clip: Path):
     assert_one_line(run("video", clip, "--out", "/proc/out.mp4"), "/proc/out.mp4")
     assert_one_line(run("video", clip, "--landmarks", "/proc/out.jsonl"), "/proc/out.jsonl")
 
 
+@posix
 def test_a_full_disk_keeps_what_was_written(run: Run, clip: Path, tmp_path: Path):
+    import resource
+
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
@@ -538,11 +541,12 @@ def _started(folder: Path) -> subprocess.Popen:
     raise AssertionError(f"the run did not get going: {process.communicate()[1]}")
 
 
+@posix
 @pytest.mark.usefixtures("hangups_end")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_closes_the_files(tmp_path: Path, number: int, code: int):
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_closes_the_files(tmp_path: Path, name: str, code: int):
     process = _started(tmp_path)
-    process.send_signal(number)
+    process.send_signal(signal.Signals[name])
     _, said = process.communicate(timeout=120)
     assert process.returncode == code
     assert "Traceback" not in said
@@ -563,6 +567,7 @@ def test_after_kill_9_both_files_open(tmp_path: Path):
     assert len(picture_times(tmp_path / "out.mp4")) > 0
 
 
+@posix
 def test_a_stuck_standard_input_does_not_keep_it_from_quitting(tmp_path: Path):
     read_end, write_end = os.pipe()
     words = [*command(), "video", "-", "--landmarks", "out.jsonl"]

@@ -17,7 +17,7 @@ import av
 import cv2
 import numpy as np
 import pytest
-from conftest import environment
+from conftest import environment, posix
 from films import SIZE, close_to, make_film, packets_of, picture, rewrite, times_of
 
 from tabrt.errors import TabrtError
@@ -389,6 +389,7 @@ with FilmWriter(sys.argv[1], 320, 240, 30, index_first="live" not in sys.argv) a
 
 
 @pytest.mark.parametrize("suffix, kind", [(".mp4", "film"), (".mov", "film"), (".mkv", "film"), (".mp4", "live")])
+@posix
 def test_a_killed_run_leaves_a_film_that_opens(tmp_path, suffix, kind):
     out = tmp_path / f"a{suffix}"
     run = subprocess.Popen([sys.executable, "-c", WRITER, str(out), kind], stdout=subprocess.PIPE, text=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from conftest import posix
 from live_sources import (
     FILM,
     FOREVER,
@@ -624,12 +625,13 @@ def test_addresses():
 # ------------------------------------------------------------------------------------------------------ command line
 
 
+@posix
 @pytest.mark.usefixtures("hangups_end")
 @pytest.mark.parametrize(
-    ("number", "stuck", "code"),
-    [(signal.SIGINT, False, 130), (signal.SIGTERM, True, 143), (signal.SIGHUP, False, 129)],
+    ("name", "stuck", "code"),
+    [("SIGINT", False, 130), ("SIGTERM", True, 143), ("SIGHUP", False, 129)],
 )
-def test_a_signal_leaves_whole_files_even_while_a_read_is_stuck(number, stuck, code, tmp_path):
+def test_a_signal_leaves_whole_files_even_while_a_read_is_stuck(name, stuck, code, tmp_path):
     port = free_port()
     url = f"http://127.0.0.1:{port}/"
     film = tmp_path / "seen.mp4"
@@ -640,7 +642,7 @@ def test_a_signal_leaves_whole_files_even_while_a_read_is_stuck(number, stuck, c
             if stuck:
                 server.send_signal(signal.SIGSTOP)
                 wait(lambda: Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
-            process.send_signal(number)
+            process.send_signal(signal.Signals[name])
             rest, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == code, errors
     assert lines[0]["format"] == "tabrt-landmarks" and lines[5]["faces"][0]["id"] == 1
@@ -665,6 +667,7 @@ def test_bad_input_is_one_line(arguments, said):
     assert errors.startswith(said) and errors.count("\n") == 1
 
 
+@posix
 def test_a_run_under_nohup_goes_on_when_its_terminal_is_closed(short_film, tmp_path):
     ignore = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
     with ended(tabrt_live("--camera", short_film, "--no-window", "--landmarks", "-", **ignore)) as process:

@@ -216,6 +216,16 @@ def test_everything_that_tabrt_needs_is_there_for_each_system(tmp_path: Path, sy
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
+def test_the_tests_are_found_where_linux_own_modules_are_not():
+    """As on Windows: no fcntl, no resource, no SIGHUP, no fork, no affinity."""
+    pytest.importorskip("torch", reason="the tests of the network need torch")
+    words = [sys.executable, str(ROOT / "tests" / "as_windows.py"), "tests"]
+    done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "tests/test_devices.py::" in done.stdout and "error" not in done.stdout.splitlines()[-1]
+
+
 def test_the_version_is_said_once():
     installed = importlib.import_module("importlib.metadata")
     try:

@@ -15,6 +15,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from conftest import posix
 from films import close_to, picture
 
 from tabrt.errors import TabrtError
@@ -189,6 +190,7 @@ def test_jpeg_in_tiff_has_its_colours(tmp_path):
     assert np.abs(read_image(tmp_path / "a.tiff").astype(int) - picture(0, (320, 256))).mean() < 6
 
 
+@posix
 def test_a_pipe_is_read_once(tmp_path):
     pipe = tmp_path / "a.png"
     os.mkfifo(pipe)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import posix
 
 from tabrt.errors import TabrtError
 from tabrt.faces import Face, Frame, Scene
@@ -152,6 +153,7 @@ except TabrtError as problem:
 """
 
 
+@posix
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
 def test_a_full_disk_is_said_and_leaves_whole_lines(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"

@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import CLIP, TIMES, environment
+from conftest import CLIP, TIMES, environment, posix
 
 import tabrt
 from tabrt.card import ModelCard
@@ -190,6 +190,7 @@ def test_the_loop_of_the_readme(clip):
         assert face.box.left < face.points[:, 0].mean() < face.box.right
 
 
+@posix
 def test_a_film_that_is_left_in_the_middle_is_closed(clip):
     with tabrt.Tracker(engine=FakeEngine(upright_face()), detector=Detector()) as tracker:
         scenes = tracker.track(clip)

@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import json
 import multiprocessing
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import full_disk
 from synthetic_faces import drawn_faces, real_faces
 from typer.testing import CliRunner
 
@@ -150,17 +150,13 @@ def test_the_first_phase_leaves_the_transform_alone():
 def test_a_full_disk_in_mid_save_leaves_the_last_good_state(tmp_path):
     run(tmp_path, recipe(steps=2))
     before = {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # a write beyond it fails as on a full disk
-    try:
+    with full_disk(4096):
         with pytest.raises(TabrtError, match=r"cannot write .*free some space"):
             loop.save_state(tmp_path / "state.pt", {"big": torch.zeros(100_000)})
         with pytest.raises(TabrtError, match="cannot write"):
             loop.save_checkpoint(
                 tmp_path / "best.safetensors", Tab(TINY), load_checkpoint(tmp_path / "best.safetensors")[1]
             )
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.*")} == before
     run(tmp_path, recipe(steps=2))  # resumes, and has nothing left to do
 

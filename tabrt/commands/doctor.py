@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import platform
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -26,7 +27,7 @@ from tabrt.variants import DEFAULT_MODEL
 PACKAGES = (
     *("numpy", "opencv-contrib-python", "onnxruntime", "filterpy", "av", "typer"),
     *("torch", "torch-tensorrt", "torch-tensorrt-rtx", "tensorrt", "tensorrt-rtx"),
-    *("onnxruntime-gpu", "onnxruntime-ep-nv-tensorrt-rtx-cu13"),
+    *("onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-ep-nv-tensorrt-rtx-cu13"),
     *("openvino", "onnx", "onnxscript", "lightning-fabric"),
     *("mediapipe", "starlette", "uvicorn", "python-osc", "pyvirtualcam"),
 )
@@ -73,7 +74,19 @@ def _gpu() -> Iterator[str]:
         for library in gpu.LIBRARIES:
             yield f"  {library.title}: {_library_state(library, card)}"
         yield f"  torch: {_torch_state()}"
+    yield from _of_the_system()
     yield from (f"  {line}" for line in gpu.conflicts())
+
+
+def _of_the_system() -> Iterator[str]:
+    """CoreML or DirectML, where ONNX Runtime has it."""
+    from tabrt.engines.onnxruntime.systems import system_here
+
+    system = system_here()
+    if system is not None:
+        yield f"  {system.title} in ONNX Runtime: installed; --device gpu runs on it (not yet tried on such a machine)"
+    elif sys.platform == "win32":
+        yield "  DirectML in ONNX Runtime: pip uninstall onnxruntime; pip install 'onnxruntime-directml>=1.22,<1.25'"
 
 
 def _library_state(library: gpu.Library, card: gpu.Gpu) -> str:

@@ -12,6 +12,7 @@ from tabrt.detection.views import VIEW_SIZE, Detection
 from tabrt.errors import TabrtError
 from tabrt.files import MODEL_FOLDER, read_bounded
 
+onnxruntime.disable_telemetry_events()  # which its builds for Windows write into the system's log, and that may send
 SILENT = 4  # ONNX Runtime's log: what it has to say comes as an exception
 SAME_DETECTION = 0.3  # intersection over union from which detections are of one face: MediaPipe's default
 LIMIT = 100.0  # of a logit, as in MediaPipe

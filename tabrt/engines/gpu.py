@@ -130,6 +130,10 @@ def conflicts() -> list[str]:
         found.append(
             "onnxruntime and onnxruntime-gpu own the same module: pip uninstall both, then install the one you want"
         )
+    if _installed("onnxruntime-directml") and _installed("onnxruntime"):
+        found.append(
+            "onnxruntime and onnxruntime-directml own the same module: pip uninstall both, then install the one wanted"
+        )
     if CUDA_PROVIDER.version and _release(CUDA_PROVIDER.version) >= (1, 29):
         version = CUDA_PROVIDER.version
         found.append(

@@ -1,4 +1,4 @@
-"""ONNX Runtime: on the CPU the engine that is always there; on NVIDIA cards by a provider installed beside it."""
+"""ONNX Runtime: on the CPU the engine that is always there; on GPUs by a provider in it or installed beside it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ def load(path: Path, threads: int | None = None, device: str = "cpu") -> Engine:
     if path.suffix.lower() != ".onnx":
         raise TabrtError(f"engine onnxruntime reads .onnx files, not {path.name}; tabrt export makes one")
     if device == "gpu":
+        from tabrt.engines.gpu import is_installed
+        from tabrt.engines.onnxruntime.systems import open_on_system, system_here
+
+        system = system_here()
+        if system is not None and not is_installed("onnxruntime"):
+            return open_on_system(path, system)
         from tabrt.engines.onnxruntime.gpu import open_on_gpu
 
         return open_on_gpu(path)

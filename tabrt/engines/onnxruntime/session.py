@@ -14,6 +14,7 @@ from tabrt.topology import BOUNDARY_CHANNELS
 # The key by which ONNX names data outside the file. It is looked for in the bytes, before ONNX Runtime sees them: some
 # releases read whatever file, or memory address, stands there.
 OUTSIDE = b"location"
+onnxruntime.disable_telemetry_events()  # which its builds for Windows write into the system's log, and that may send
 SILENT = 4  # ONNX Runtime's log: what it has to say comes as an exception
 
 
