@@ -35,6 +35,7 @@ ENTRIES = {
     "openvino": ["tabrt/engines/openvino.py"],
     "serve": ["tabrt/live/page.py"],
     "osc": ["tabrt/sinks/osc.py", "tabrt/sinks/vmc.py"],
+    "cluster": ["tabrt/commands/cluster.py"],
     "mediapipe": ["tabrt/detection/mediapipe.py"],
     "train": ["training"],
 }

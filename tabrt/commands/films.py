@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rich.progress import TaskID, TextColumn
 
+from tabrt.commands.cluster import on_cluster
 from tabrt.commands.jobs import Job, Outcome, Runner, one_after_the_other
 from tabrt.commands.naming import Source, films_of, targets, without_outputs
 from tabrt.commands.options import FilmOptions, VideoOptions, VideosOptions
@@ -32,7 +33,7 @@ def films(options: VideosOptions) -> tuple[list[str], str | None]:
     Raises TabrtError before any work for outputs that cannot be, and where there is but one film for what ends it.
     """
     jobs = planned(options)
-    if len(jobs) == 1:
+    if len(jobs) == 1 and options.cluster is None:
         return _one(jobs[0]), None
     start, names = time.monotonic(), _short([job.source for job in jobs])
     outcomes = _done(jobs, names, _runner(options))
@@ -51,6 +52,7 @@ def planned(options: VideosOptions) -> list[Job]:
     outs = targets(options.out, sources, "films", "--out", _film_name)
     landmarks = targets(options.landmarks, sources, "films", "--landmarks", _landmark_name)
     shared = {field.name: getattr(options, field.name) for field in fields(FilmOptions)}
+    shared["overwrite"] = True  # checked here, once; what a lost worker left behind is written over
     jobs = [
         VideoOptions(**shared | {"source": source.path, "out": _at(outs, index), "landmarks": _at(landmarks, index)})
         for index, source in enumerate(sources)
@@ -79,6 +81,8 @@ def _one(job: Job) -> list[str]:
 
 
 def _runner(options: VideosOptions) -> Runner:
+    if options.cluster is not None:
+        return partial(on_cluster, address=options.cluster)
     return one_after_the_other if options.jobs == 1 else partial(side_by_side, at_once=options.jobs)
 
 
@@ -101,6 +105,7 @@ class Board:
     def __init__(self, names: Sequence[str]):
         self._names = names
         self._standings: dict[int, Standing | None] = {}  # of those that are being done
+        self._heard: dict[int, float] = {}  # when
         self._ended = 0
         self._tasks: dict[int, TaskID] = {}
         self._bar = None
@@ -111,7 +116,9 @@ class Board:
             self._bar.start()
 
     def __call__(self, number: int, now: Standing | None) -> None:
-        self._standings[number] = now
+        if now is None and number in self._standings:
+            self._print(f"{self._names[number]}: begun again, for who did it was lost")
+        self._standings[number], self._heard[number] = now, time.monotonic()
         if self._bar is None:
             self._say_now_and_then()
             return
@@ -127,17 +134,20 @@ class Board:
         self._ended += 1
         how = "failed" if outcome.problem is not None else f"done in {outcome.seconds:.1f} s"
         line = f"{self._counted()}: {self._names[outcome.number]} {how}"
-        if self._bar is None:
-            print(line, file=sys.stderr, flush=True)
-            return
-        if outcome.number in self._tasks:
+        self._print(line)
+        if self._bar is not None and outcome.number in self._tasks:
             self._bar.remove_task(self._tasks.pop(outcome.number))
-        self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
-        self._show_all()
+            self._show_all()
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+    def _print(self, line: str) -> None:
+        if self._bar is None:
+            print(line, file=sys.stderr, flush=True)
+        else:
+            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _counted(self) -> str:
         return f"{self._ended} of {len(self._names)} films"
@@ -151,8 +161,8 @@ class Board:
         if time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             for number, now in self._standings.items():
-                if now is not None:
-                    print(f"{self._names[number]}: {now}", file=sys.stderr, flush=True)
+                if now is not None and self._last_line - self._heard[number] < SECONDS_BETWEEN_LINES:
+                    self._print(f"{self._names[number]}: {now}")
 
 
 # -------------------------------------------------------------------------------------------------------- at the end

@@ -202,6 +202,9 @@ class VideosOptions(FilmOptions):
     ] = None
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Films of folders within folders, too.")] = False
     jobs: Annotated[int, typer.Option(min=1, max=256, help="Films at once, each with its share of the cores.")] = 1
+    cluster: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Hand the films to the Dask scheduler at tcp://HOST:PORT.")
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
