@@ -50,7 +50,8 @@ def _posterised(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _stage(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Two lamps of their own colours from two sides, with an edge of shadow between."""
     angle = rng.uniform(0, 2 * np.pi)
-    y, x = np.mgrid[:CROP_SIZE, :CROP_SIZE] / CROP_SIZE - 0.5
+    height, width = pixels.shape[:2]
+    y, x = np.mgrid[:height, :width] / max(height, width) - 0.5
     across = np.cos(angle) * x + np.sin(angle) * y - rng.uniform(-0.15, 0.15)
     share = (1 / (1 + np.exp(-across * rng.uniform(6, 30))))[..., None]
     lamps = [_hue(rng, rng.uniform(0.2, 0.95)) * rng.uniform(0.15, 1.5) for _ in range(2)]
@@ -69,11 +70,12 @@ def _dim(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def noisy(pixels: np.ndarray, rng: np.random.Generator, strength: float | None = None) -> np.ndarray:
     """Noise of 12 to 40 grey levels, or of `strength`: as fine as the pixels or coarser, coloured or grey."""
     strength = rng.uniform(12, 40) if strength is None else strength
-    side = CROP_SIZE // int(rng.choice((1, 1, 2, 3)))
-    noise: np.ndarray = np.empty((side, side, 3 if rng.random() < 0.7 else 1), np.int16)
+    height, width = pixels.shape[:2]
+    grain = int(rng.choice((1, 1, 2, 3)))
+    noise: np.ndarray = np.empty((height // grain, width // grain, 3 if rng.random() < 0.7 else 1), np.int16)
     cv2.setRNGSeed(int(rng.integers(1 << 30)))
     cv2.randn(noise, np.zeros(4), np.full(4, float(strength)))
-    noise = cv2.resize(noise, _SIZE, interpolation=cv2.INTER_LINEAR)
+    noise = cv2.resize(noise, (width, height), interpolation=cv2.INTER_LINEAR)
     return cv2.add(pixels, noise if noise.ndim == 3 else cv2.merge([noise] * 3), dtype=cv2.CV_8U)
 
 

@@ -146,7 +146,9 @@ def _figures(result: Judgement, of: np.ndarray) -> dict:
         faces = result.faces.subset(found)
         out["nme_inner"] = _mean(result.point_errors[found][:, INNER_51])
         pupils = pupil_distance(faces.points, faces.topology)
-        out["nme_pupil"] = _mean(np.nanmean(point_errors(result.points[found], faces.points, pupils), axis=1))
+        by_pupils = point_errors(result.points[found], faces.points, pupils)
+        told = np.isfinite(by_pupils).any(axis=1)  # a profile may have no second pupil
+        out["nme_pupil"] = float(np.nanmean(by_pupils[told], axis=1).mean()) if told.any() else None
         if result.own.shape[1] == 98:
             midline = point_errors(midline_brows(result.own[found]), faces.points, faces.lengths())
             out["nme_midline_brows"] = _mean(midline)
