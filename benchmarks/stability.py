@@ -2,7 +2,8 @@
 
 Of tabrt's smoothing, of the One-Euro filter on the very same raw points, of no filter, and of the peers' own output.
 
-All figures are of 300w68 points, in % of the distance between the outer eye corners; films and truth are `scenes`.
+All figures are of 300w68 points, in % of the distance between the outer eye corners; films and truth are `scenes`. What
+smoothing does to lips and to the pose is told beside them, of all 98 points: `moving_faces`.
 """
 
 from __future__ import annotations
@@ -16,20 +17,21 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import scenes, signals
-from benchmarks.contract import Report, markdown, pick
+from benchmarks import moving_faces, scenes, signals
+from benchmarks.contract import LABELLED, Report, markdown, pick
 from benchmarks.one_euro import MEDIAPIPE, one_euro
 from benchmarks.peers import Peer, open_peers, ours_68, peer_68
 from tabrt.commands.demo import DEMO_FILM
 from tabrt.faces import Frame
 from tabrt.film import open_film
 from tabrt.hardware import available_threads
-from tabrt.topology import topology_named
+from tabrt.topology import WFLW98, topology_named
 from tabrt.tracking import DEFAULT_STRENGTH, Smoother, Tracker
 
 SETTLED = 0.5  # s: what is not counted while filters start
 STEPS = (0.1, 0.5)  # eye distances
 BLINKS = (6.38, 8.43, 10.34, 12.01, 16.10)  # s, in the demo film: found by eye, so that no network decides what counts
+LIPS_WANTED = 1.5  # squared error of lips that talk, at most, over that of the raw points
 DROPPED = 0.25  # share of the frames lost at random from the 30 fps film
 ONE_EURO, NONE, OURS = "One-Euro (MediaPipe's setting)", "no filter", "tabrt"
 GRID = [(cutoff, beta) for cutoff in (0.01, 0.05, 0.2, 1.0, 3.0) for beta in (2.5, 5, 10, 20, 40, 80, 160, 320)]
@@ -273,6 +275,7 @@ def run(effort: str, model: str, faces: Path | None) -> Report:
         tracker = stack.enter_context(Tracker(model=model, faces=1, threads=threads))
         card = tracker.engine.card
         films = watch_all(effort, tracker, peers)
+        spoken = _spoken(tracker, (faces or LABELLED).parent.parent / "videos", effort)
     strengths = pick(effort, np.linspace(0, 1, 21), np.linspace(0, 1, 11), np.array([0, 0.5, 1.0])).round(3).tolist()
     curve = [{"strength": s, **measure(films, OURS, ours(s, card.topology))} for s in strengths]
     grid = [
@@ -284,6 +287,7 @@ def run(effort: str, model: str, faces: Path | None) -> Report:
         "rates": _rates(rate_clips(effort), films, card.topology),
         "missed_frames": films.missed,
         "default": DEFAULT_STRENGTH,
+        "within": _within(films, spoken, card.topology),
     }
     report = Report("stability", effort, card, results, [threads], notes=notes, behind=films)
     judge(report)
@@ -318,6 +322,29 @@ def _rates(clips: dict[str, scenes.Clip], films: Films, topology: str) -> dict[s
     }
 
 
+def _spoken(tracker: Tracker, folder: Path, effort: str) -> list[moving_faces.Spoken]:
+    """Public clips of people who talk, where they are at hand."""
+    if effort == "smoke" or tracker.engine.card.topology != WFLW98.name or not folder.is_dir():
+        return []
+    return list(moving_faces.spoken(folder, tracker, Track))
+
+
+def _within(films: Films, spoken: list[moving_faces.Spoken], topology: str) -> dict[str, dict]:
+    """What filters do to lips and pose, of all 98 points; nothing for other schemes."""
+    if topology != WFLW98.name:
+        return {}
+    still = films.tracks[OURS][films.still.name]
+    filters = {OURS: ours(DEFAULT_STRENGTH, topology), ONE_EURO: euro(), NONE: unfiltered}
+    return {
+        name: {
+            "talk": moving_faces.talk_figures(still, smooth),
+            "pose": moving_faces.pose_figures(still, smooth),
+            "spoken": moving_faces.spoken_figures(spoken, smooth),
+        }
+        for name, smooth in filters.items()
+    }
+
+
 def judge(report: Report) -> None:
     """Say where tabrt's curve lies below and left of the others, and where not."""
     curves = report.results["curves"]
@@ -335,6 +362,12 @@ def judge(report: Report) -> None:
         for key, unit in (("jitter", "%"), ("lag", "ms"), ("error", "%")):
             line = f"{key} {chosen[OURS][key]:.2f} {unit}, {name} {other[key]:.2f} {unit}"
             (report.wins if chosen[OURS][key] < other[key] else report.losses).append(line)
+
+    mine = report.results["within"].get(OURS)
+    if mine is not None:
+        lips = next(row["lips"] for row in mine["talk"] if row["hertz"] == moving_faces.TALK)
+        line = f"squared error of lips at {moving_faces.TALK} Hz: {lips:.2f} × raw, wanted {LIPS_WANTED}"
+        (report.wins if lips <= LIPS_WANTED else report.losses).append(line)
 
 
 def jitter_at(costs: list[float], jitters: list[float], cost: float) -> float:
@@ -377,4 +410,43 @@ def table(report: Report) -> str:
         ["lag, ms", *(name.removesuffix(" 30 fps") for name in lags)],
         [[name, *row["lags"].values()] for name, row in results["curves"]["chosen"].items()],
     )
-    return "\n\n".join([first, curve, rated, by_motion])
+    return "\n\n".join([first, curve, rated, by_motion, *_within_tables(results["within"])])
+
+
+def _within_tables(within: dict[str, dict]) -> list[str]:
+    if not within:
+        return []
+    hertz = [row["hertz"] for row in within[OURS]["talk"]]
+    talk = markdown(
+        [
+            "a mouth that opens by 2 to 10 %: lips / chin, squared error over raw / lag of the gap, ms",
+            *map("{} Hz".format, hertz),
+        ],
+        [
+            [name, *(f"{row['lips']:.2f} / {row['chin']:.2f} / {row['lag']:.1f}" for row in figures["talk"])]
+            for name, figures in within.items()
+        ],
+    )
+    turns = list(within[OURS]["pose"]["yaw"])
+    pose = markdown(
+        ["pose of a head: jitter at rest, °; lag at each rate, ms; error while turning, °", *turns],
+        [
+            [f"{name}: {angle}", *(f"{row[key]:.3f}" if key == "jitter" else row[key] for key in turns)]
+            for name, figures in within.items()
+            for angle, row in figures["pose"].items()
+        ],
+    )
+    found = [talk, pose]
+    if within[OURS]["spoken"]:
+        columns = [name for name in within if name != NONE]
+        rows = zip(*(within[name]["spoken"] for name in columns), strict=True)
+        found.append(
+            markdown(
+                ["talk in public clips", "gap moves by, %", *(f"{name}: lag, ms / left" for name in columns)],
+                [
+                    [row[0]["clip"], row[0]["moves"], *(f"{one['lag']:.1f} / {one['left']:.2f}" for one in row)]
+                    for row in rows
+                ],
+            )
+        )
+    return found

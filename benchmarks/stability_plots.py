@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import scenes, signals
+from benchmarks import moving_faces, scenes, signals
 from benchmarks.contract import Report
 from benchmarks.plots import bars, figure, ink, save
 from benchmarks.stability import (
@@ -31,6 +31,8 @@ def plots(report: Report) -> None:
     _curves(report.results, report.folder / "stability-curve.png")
     _signals(films, report.model.topology, report.folder / "stability-signals.png")
     _rates(report.results["rates"], report.folder / "stability-rates.png")
+    if report.results["within"]:
+        _within(films, report.results["within"], report.model.topology, report.folder / "stability-lips.png")
 
 
 def _curves(results: dict, path: Path) -> None:
@@ -127,4 +129,37 @@ def _rates(rates: dict[str, dict[str, dict]], path: Path) -> None:
         bars(ax, groups, {name: [row[key] for row in figures.values()] for name, figures in rates.items()}, unit)
     fig.legend(*axes[0].get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside lower center", ncols=3)
     fig.suptitle("The same film at other frame rates: lag should stay the same in milliseconds", fontsize=10)
+    save(fig, path)
+
+
+def _within(films: Films, within: dict[str, dict], topology: str, path: Path) -> None:
+    """Lips that talk and a head that turns: what filters make of them."""
+    fig, axes = figure(3, width=4.6, height=3.6)
+    filters = {NONE: unfiltered, ONE_EURO: euro(), OURS: ours(DEFAULT_STRENGTH, topology)}
+    still = films.tracks[OURS][films.still.name]
+    spoken, truth = moving_faces.talking(still, 0.03, moving_faces.TALK)
+    turning, value = moving_faces.turning(still, "yaw", 1.0)
+    fine = np.linspace(0, still.times[-1], 4000)
+    for name, smooth in filters.items():
+        style = {"color": ink(name), "label": name, "lw": 1.1}
+        opened = 100 * moving_faces.gap(smooth(spoken)) / scenes.EYE_DISTANCE
+        axes[0].plot(spoken.times, opened, ".-", ms=4, **style)
+        rows = within[name]["talk"]
+        axes[1].plot([row["hertz"] for row in rows], [row["lips"] for row in rows], "o-", ms=4, **style)
+        axes[2].plot(turning.times, moving_faces.angles(turning, smooth(turning))[:, 0], ".-", ms=4, **style)
+    axes[0].plot(spoken.times, 100 * moving_faces.gap(truth) / scenes.EYE_DISTANCE, ":", color="black", label="truth")
+    axes[2].plot(fine, value(fine), ":", color="black", lw=1, label="truth")
+    axes[1].set_yscale("log")
+    end = still.times[-1]
+    axes[0].set_xlim(max(0, end - 1), end)
+    axes[2].set_xlim(max(0, end - 1), end)
+    for ax, (title, across, up) in zip(axes, (
+        (f"A mouth that opens by 3 % at {moving_faces.TALK} Hz", "time, s", "gap of the lips, % of eye distance"),
+        ("Lips: squared error over that of raw points", "syllables a second, Hz", "worst of openings of 2, 5, 10 %"),
+        ("A head that turns at 1 Hz", "time, s", "yaw, degrees"),
+    ), strict=True):  # fmt: skip
+        ax.set_title(title, fontsize=10)
+        ax.set_xlabel(across)
+        ax.set_ylabel(up)
+    fig.legend(*axes[0].get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside lower center", ncols=4)
     save(fig, path)

@@ -265,12 +265,12 @@ def test_repeated_times_and_points_that_fall_together_stay_finite():
 
 @pytest.mark.parametrize("topology", TOPOLOGIES.values(), ids=lambda topology: topology.name)
 def test_every_point_is_in_one_group(topology):
-    points = np.concatenate(motion_groups(topology))
+    points = np.concatenate(list(motion_groups(topology).values()))
     assert sorted(points) == list(range(topology.points))
 
 
 def test_lids_lips_and_jaw_move_apart():
-    of = {int(point): index for index, group in enumerate(motion_groups(WFLW98)) for point in group}
+    of = {int(point): index for index, group in enumerate(motion_groups(WFLW98).values()) for point in group}
     assert of[62] == of[66] != of[70]
     assert of[79] == of[90] != of[85] == of[94]
     assert len({of[0], of[16], of[32], of[51], of[96], of[62], of[85]}) == 7
@@ -288,7 +288,7 @@ def test_blocks_of_one_filter_are_filters_of_their_own():
     """Each block of a face's filter gives what filterpy gives for that block alone."""
     rng, blocks, step = np.random.default_rng(0), np.array([0, 0, 1, 2, 1, 1]), 0.04
     start, noise = rng.normal(size=6) + 1j * rng.normal(size=6), np.array([0.2, 0.3, 0.4])
-    together = _Filter(start, blocks, noise, np.zeros(3, bool))
+    together = _Filter(start, blocks, noise, np.zeros(3, bool), np.zeros(3, bool))
     apart = []
     for block in range(3):
         kalman = KalmanFilter(dim_x=2, dim_z=1)

@@ -4,8 +4,8 @@ A face moves in two ways. As a whole it shifts, turns and grows: four numbers, k
 almost free of noise; they are followed closely. Within the face little moves, and seldom: the shape, seen in the face's
 own frame, is smoothed hard, which costs no lag when the head moves. Points that move together (an eye's lids, a lip)
 share one filter and one measured noise, so that a single look at its innovation tells a blink from noise; motion passes
-at once. Talk comes back some three times a second: lips and chin that moved are expected to move again, and so is the
-head; they rest only after a while.
+at once. Talk comes back some three times a second, and a head that turns goes on turning: head, lips, nose and jaw that
+moved are expected to move again; they rest only after a while.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ MOTION = 4.0  # standard deviations above its expected square at which an innova
 BIAS_RATE = 0.4  # share of the newest innovation in their running mean, which tells slow motion
 MAX_NOISE_FACTOR = 10.0  # factor on the measured noise at strength 1; 2.5 at a half
 QUICK_SHARE = 0.32  # of that factor for lids and lips, which turn back faster than a filter can learn
-RHYTHM = 0.2  # s, in which what the pose, lips and chin are known to move by fades: a syllable comes sooner
+QUICK = "left eye", "right eye", "upper lip", "lower lip"  # groups
+TALKING = "upper lip", "lower lip", "chin"  # groups that move again and again …
+TURNING = "nose", "left jaw", "right jaw"  # … and those that move, as the pose does, while a head turns
+RHYTHM = 0.2  # s, in which what such a group is known to move by fades: a syllable comes sooner
 EXPECTED_MOTION = 0.1  # share of the variance of that motion which is expected in each frame
 DEFAULT_STRENGTH = 0.7  # chosen from the curve of jitter against lag: benchmarks/results/stability-curve.png
 LONGEST_STEP = 0.5  # s: after a longer gap the filters start anew
@@ -50,13 +53,12 @@ class Smoother:
     def __init__(self, strength: float = DEFAULT_STRENGTH, topology: Topology = WFLW98):
         self._strength = MAX_NOISE_FACTOR * strength**2
         groups = motion_groups(topology)
-        quick = [*topology.left_eye, *topology.right_eye, *topology.mouth]
-        shares = [POSE_SHARE, *(QUICK_SHARE if np.isin(group, quick).all() else 1.0 for group in groups)]
+        shares = [POSE_SHARE, *(QUICK_SHARE if name in QUICK else 1.0 for name in groups)]
         self._calm = (self._strength * np.array(shares)) ** 2  # factor on the variance of noise of what rests
-        talking = [*topology.mouth, *chin(topology)]
-        self._talking = np.array([False, *(bool(np.isin(group, talking).all()) for group in groups)])
+        self._talking = np.array([False, *(name in TALKING for name in groups)])
+        self._turning = np.array([True, *(name in TURNING for name in groups)])
         self._group = np.empty(topology.points, int)  # of each point
-        for number, group in enumerate(groups):
+        for number, group in enumerate(groups.values()):
             self._group[group] = number
         self._means = _means(self._group)
         self._time = 0.0
@@ -88,7 +90,9 @@ class Smoother:
         blocks = np.concatenate([[0, 0], 1 + self._group])  # the pose, then the groups
         deviations = np.full(1 + len(self._variances), POINT_NOISE)
         deviations[0] = POSE_SHARE * POINT_NOISE * size
-        self._filter = _Filter(np.concatenate([[centre, size], shape]), blocks, deviations, self._talking)
+        self._filter = _Filter(
+            np.concatenate([[centre, size], shape]), blocks, deviations, self._talking, self._turning
+        )
 
     def _follow(self, kalman: _Filter, seen: np.ndarray, confidence: np.ndarray, step: float) -> np.ndarray:
         size = max(abs(kalman.positions[1]), 1e-6)
@@ -129,18 +133,26 @@ class _Filter(BlockFilter):
     """Constant-velocity filters of complex numbers side by side: block 0 is the pose, whose velocity stays; the others'
     fades.
 
-    The pose remembers for a while how much it moved, and so do the blocks that are `talking` (B,), as one: where a lip
-    moves, the chin is about to. `motion` (B,) is the variance of that over that of noise: 0 for what rests.
+    Blocks that are `turning` (B,) remember for a while how much they moved, each for itself; those that are `talking`
+    (B,) as one, for where a lip moves, the chin is about to. `motion` (B,) is the variance of that over that of noise:
+    0 for what rests.
     """
 
-    def __init__(self, positions: np.ndarray, blocks: np.ndarray, deviations: np.ndarray, talking: np.ndarray):
+    def __init__(
+        self,
+        positions: np.ndarray,
+        blocks: np.ndarray,
+        deviations: np.ndarray,
+        talking: np.ndarray,
+        turning: np.ndarray,
+    ):
         super().__init__(positions, blocks, deviations**2)
         self._means = _means(blocks)
         self._limits = MOTION * np.sqrt(2 / (2 * np.bincount(blocks)))
         self._drift = np.full(len(deviations), POINT_DRIFT)
         self._kept = np.ones(len(deviations))
         self._bias = np.zeros_like(positions)  # running mean of the innovations
-        self._talking = talking
+        self._talking, self._turning = talking, turning
         self._moved_by = np.zeros(len(deviations))  # variance of the motion that is remembered
         self.motion = np.zeros(len(deviations))
 
@@ -183,8 +195,7 @@ class _Filter(BlockFilter):
 
     def _remember(self, by: np.ndarray) -> None:
         talk = (by * self._talking).max()
-        self._moved_by[self._talking] = np.maximum(self._moved_by[self._talking], talk)
-        self._moved_by[0] = max(self._moved_by[0], by[0])
+        self._moved_by = np.maximum(self._moved_by, by * self._turning + talk * self._talking)
 
     def _exaggerated(self, noise: np.ndarray, calm: np.ndarray) -> np.ndarray:
         self.motion = self._moved_by / noise
@@ -213,7 +224,7 @@ def _power(numbers: np.ndarray) -> np.ndarray:
     return numbers.real**2 + numbers.imag**2
 
 
-def motion_groups(topology: Topology) -> list[np.ndarray]:
+def motion_groups(topology: Topology) -> dict[str, np.ndarray]:
     """Points that move together: a brow, an eye, the nose, a lip, a third of the jaw, and those on no boundary."""
     groups: dict[str, list[int]] = {}
     taken: set[int] = set()  # the corners of the mouth go with the upper lip
@@ -222,19 +233,11 @@ def motion_groups(topology: Topology) -> list[np.ndarray]:
         group = f"{side} lip" if "lip" in part else " ".join(part) or side  # "left eye upper" is of "left eye"
         groups.setdefault(group, []).extend(point for point in line if point not in taken)
         taken.update(line)
-    groups.pop("jaw", None)
-    found = [*_jaw_thirds(topology), *map(np.array, groups.values())]
-    rest = np.setdiff1d(np.arange(topology.points), np.concatenate(found))
-    return [group for group in (*found, rest) if len(group)]
-
-
-def chin(topology: Topology) -> np.ndarray:
-    """The middle third of the jaw, which goes with the lower lip in talk; empty where there is no jaw."""
-    return _jaw_thirds(topology)[1]
-
-
-def _jaw_thirds(topology: Topology) -> list[np.ndarray]:
-    return np.array_split(np.array(topology.boundaries.get("jaw", ()), int), 3)
+    thirds = np.array_split(np.array(groups.pop("jaw", []), int), 3)
+    found = dict(zip(("left jaw", "chin", "right jaw"), thirds, strict=True))
+    found |= {name: np.array(group) for name, group in groups.items()}
+    found["rest"] = np.setdiff1d(np.arange(topology.points), np.concatenate(list(found.values())))
+    return {name: group for name, group in found.items() if len(group)}
 
 
 def fit_similarity(source: np.ndarray, target: np.ndarray, weights: np.ndarray) -> tuple[complex, complex]:
