@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 pytest.importorskip("matplotlib", reason="the benchmarks draw with matplotlib")
 
-from benchmarks import scenes, signals
+from benchmarks import moving_faces, scenes, signals
 from benchmarks.__main__ import app
 from benchmarks.contract import ROOT, Report, Timing, markdown, page, taken, timed
 from benchmarks.films import SIZES, make
@@ -30,6 +30,7 @@ from tabrt.commands.bench import bench, milliseconds
 from tabrt.detection import Detector
 from tabrt.engines.engine import FakeEngine
 from tabrt.errors import TabrtError
+from tabrt.measures.head import HEAD
 
 TIMES = np.arange(120) / 30
 FACE = np.random.default_rng(0).uniform(100, 200, (68, 2))
@@ -102,6 +103,48 @@ def test_a_blink_keeps_its_depth_or_loses_it():
     half = 0.3 - (0.3 - opened) / 2
     for late in (half, np.roll(half, 3)):
         assert [kept for _, kept in signals.blink_depths(opened, late, TIMES, at)] == pytest.approx([0.5, 0.5])
+
+
+def calm_face() -> Track:
+    """A head at rest before the camera, with noise."""
+    placed = np.add(HEAD, (0, 0, 0.6))
+    points = placed[:, :2] / placed[:, 2:] * 554 + (319.5, 239.5)
+    rng = np.random.default_rng(3)
+    return Track(TIMES, points + rng.normal(0, 0.2, (len(TIMES), 98, 2)), np.full((len(TIMES), 98), 0.9))
+
+
+def late(frames: int):
+    return lambda track: np.concatenate([track.points[:1]] * frames + [track.points[: len(track.points) - frames]])
+
+
+def test_lips_that_come_late_are_told_as_late_and_wrong():
+    as_it_is = moving_faces.talk_figures(calm_face(), lambda track: track.points)
+    assert all(row["lips"] == row["chin"] == 1 for row in as_it_is)
+    assert np.abs([row["lag"] for row in as_it_is]).max() < 4
+    for row in moving_faces.talk_figures(calm_face(), late(1))[1:]:
+        assert row["lag"] == pytest.approx(1000 / 30, abs=4)
+        assert row["lips"] > 5
+
+
+def test_a_pose_that_comes_late_is_told_as_late():
+    for frames in (0, 2):
+        for row in moving_faces.pose_figures(calm_face(), late(frames) if frames else lambda t: t.points).values():
+            assert row["1 Hz"] == pytest.approx(frames * 1000 / 30, abs=1.5)
+            assert 0 < row["jitter"] < 0.5
+
+
+def test_talk_in_a_clip_tells_lag_and_what_is_left_of_it():
+    track, _ = moving_faces.talking(calm_face(), 0.05, 3)
+    clip = moving_faces.Spoken("clip", track)
+
+    def half(track: Track) -> np.ndarray:
+        return (track.points + track.points.mean(axis=0)) / 2
+
+    (row,) = moving_faces.spoken_figures([clip], half)
+    assert row["left"] == pytest.approx(0.5, abs=0.03)
+    assert row["lag"] == pytest.approx(0, abs=1)
+    (row,) = moving_faces.spoken_figures([clip], late(1))
+    assert row["lag"] == pytest.approx(1000 / 30, abs=2)
 
 
 def test_the_blinks_of_the_film_are_looked_at_where_they_are():
