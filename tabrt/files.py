@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 from tabrt.errors import TabrtError, first_line
 
 MAX_MODEL_BYTES = 512 * 2**20
+MIB = 2**20
 MODEL_FOLDER = Path(__file__).parent / "models"  # of what is shipped
 
 
@@ -24,6 +26,29 @@ def read_bounded(path: Path, limit: int = MAX_MODEL_BYTES) -> bytes:
             return file.read(limit)
     except OSError as error:
         raise TabrtError(f"cannot read {path}: {error.strerror}; check the path and its permissions") from error
+
+
+def fingerprint(path: str | Path) -> str | None:
+    """What tells a file from others: SHA-256 of its size, its first and its last MiB. None for what is no file.
+
+    Of a folder, that of the names and sizes of its files.
+    """
+    digest = hashlib.sha256()
+    try:
+        if os.path.isdir(path):
+            for each in sorted(Path(path).iterdir()):
+                digest.update(f"{printable(each.name)} {each.stat().st_size}\n".encode())
+            return digest.hexdigest()
+        if not os.path.isfile(path):
+            return None
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            digest.update(f"{size}\n".encode() + file.read(MIB))
+            file.seek(max(0, size - MIB))
+            digest.update(file.read(MIB))
+    except (OSError, ValueError):
+        return None
+    return digest.hexdigest()
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:

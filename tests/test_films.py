@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import av
 import pytest
 from conftest import CLIP, TIMES, command, environment
 
-from tabrt.commands.films import planned
+from tabrt.commands.films import films, planned
 from tabrt.commands.naming import Source, expanded, films_of, targets
 from tabrt.commands.options import VideosOptions
 from tabrt.errors import TabrtError
@@ -38,7 +40,7 @@ def touched(*names: str) -> None:
 
 
 def plan(*names: str, **options) -> list[tuple[str, str | None, str | None]]:
-    jobs = planned(VideosOptions(sources=list(names), **options))
+    jobs, _ = planned(VideosOptions(sources=list(names), **options))
     return [(job.source, job.out, job.landmarks) for job in jobs]
 
 
@@ -167,12 +169,9 @@ def test_films_are_done_and_the_one_that_fails_is_named(run: Run, clip: Path, tm
     *_, lost, missing, last = done.stderr.splitlines()
     assert "in/b.mp4 is no film" in lost and "no file missing.mp4" in missing
     assert last == "tabrt: 2 of 4 films failed, the others are done; see above"
-    table = [
-        line.split() for line in done.stderr.splitlines() if line.startswith(("in/", "2 of 4 ")) and ": in" not in line
-    ]
-    told = [row[:2] for row in table if row[0] != "2"]
-    assert told == [["in/a.mp4", "16"], ["in/b.mp4", "failed"], ["in/c.mp4", "16"]]
-    assert table[-1][:5] == ["2", "of", "4", "32", "2"]
+    table = [line.split() for line in done.stderr.partition("frames/s\n")[2].splitlines()]
+    assert [row[:2] for row in table[:3]] == [["in/a.mp4", "16"], ["in/b.mp4", "failed"], ["in/c.mp4", "16"]]
+    assert table[4][:5] == ["2", "of", "4", "32", "2"]
     assert not (tmp_path / "drawn" / "b.mp4").exists() and "Traceback" not in done.stderr
 
 
@@ -277,3 +276,86 @@ def test_a_process_that_dies_fails_its_film_alone(run: Run, clip: Path, tmp_path
     assert process.returncode == 1
     assert "a.mp4: the process that did it ended with signal SIGKILL" in said
     assert [lines_in(tmp_path / "points" / f"{name}.jsonl") for name in "bc"] == [len(TIMES)] * 2
+
+
+# ------------------------------------------------------------------------------------------------- what is done before
+
+
+def test_what_is_finished_is_passed_over_and_what_was_broken_off_is_done_again(run: Run, clip: Path, tmp_path: Path):
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        shutil.copy(clip, tmp_path / name)
+    words = ["video", "a.mp4", "b.mp4", "c.mp4", "--out", "drawn/", "--landmarks", "points/", "--skip-finished"]
+    first = run(*words)
+    assert first.returncode == 0, first.stderr
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*")}
+    assert len(files) == 6
+    again = run(*words)
+    assert again.returncode == 0 and again.stderr == "3 of 3 films were finished before: a.mp4, b.mp4, c.mp4\n"
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*")} == files
+    broken = tmp_path / "points" / "b.jsonl"
+    broken.write_bytes(b"".join(broken.read_bytes().splitlines(keepends=True)[:-4]))  # as a killed run leaves it
+    (tmp_path / "drawn" / "c.mp4").unlink()
+    third = run(*words)
+    assert third.returncode == 0 and "1 of 3 films was finished before: a.mp4" in third.stderr
+    assert lines_in(broken) == len(TIMES) and (tmp_path / "drawn" / "c.mp4").exists()
+    changed = {path.name for path, time in files.items() if path.stat().st_mtime_ns != time}
+    assert changed == {"b.jsonl", "b.mp4", "c.jsonl", "c.mp4"}
+
+
+@pytest.fixture(scope="module")
+def finished(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a film and its landmark file."""
+    folder = tmp_path_factory.mktemp("finished")
+    shutil.copy(clip, folder / "a.mp4")
+    films(VideosOptions(sources=[str(folder / "a.mp4")], landmarks=str(folder / "a.jsonl")))
+    return folder
+
+
+def _another_film(folder: Path) -> None:
+    data = bytearray((folder / "a.mp4").read_bytes())
+    data[-1] ^= 1
+    (folder / "a.mp4").write_bytes(data)
+
+
+def _not_closed(folder: Path) -> None:
+    data = (folder / "a.jsonl").read_bytes()
+    (folder / "a.jsonl").write_bytes(data[: data.rindex(b"\n", 0, -1) + 1])
+
+
+def _older_weights(folder: Path) -> None:
+    data = (folder / "a.jsonl").read_bytes()
+    (folder / "a.jsonl").write_bytes(re.sub(rb'"weights":{[^}]*}', b'"weights":{"name":"tab1-lite","version":0}', data))
+
+
+def _no_landmark_file(folder: Path) -> None:
+    (folder / "a.jsonl").write_text("a note on the film\n")
+
+
+UNFINISHED = {
+    "another film of that name": (_another_film, {}, "refused"),
+    "other options": (None, {"start": "0.1"}, "refused"),
+    "another smoothing": (None, {"smoothing": 0.2}, "refused"),
+    "another network": (None, {"model": "tab2-lite"}, "refused"),
+    "older weights": (_older_weights, {}, "refused"),
+    "a file of somebody else": (_no_landmark_file, {}, "refused"),
+    "broken off": (_not_closed, {}, "done"),
+    "nothing changed": (None, {}, "passed over"),
+    "other threads": (None, {"threads": 1, "engine": "onnxruntime"}, "passed over"),
+}
+
+
+@pytest.mark.parametrize("name", UNFINISHED)
+def test_a_film_is_finished_by_what_its_landmark_file_says(finished: Path, tmp_path: Path, name: str):
+    change, options, becomes = UNFINISHED[name]
+    folder = shutil.copytree(finished, tmp_path / "in")
+    if change:
+        change(folder)
+    wanted = VideosOptions(
+        sources=[str(folder / "a.mp4")], landmarks=str(folder / "a.jsonl"), skip_finished=True, **options
+    )
+    if becomes == "refused":
+        with pytest.raises(TabrtError, match="is there already"):
+            planned(wanted)
+        assert len(planned(replace(wanted, overwrite=True))[0]) == 1
+    else:
+        assert [len(jobs) for jobs in planned(wanted)] == ([1, 0] if becomes == "done" else [0, 1])

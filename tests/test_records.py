@@ -14,7 +14,7 @@ from conftest import posix
 from tabrt.errors import TabrtError
 from tabrt.faces import Face, Frame, Scene
 from tabrt.geometry import Box
-from tabrt.sinks.records import LandmarkWriter, landmark_lines
+from tabrt.sinks.records import LandmarkWriter, landmark_lines, landmark_state
 from tabrt.topology import WFLW98
 
 HEADER = {"model": "tab1-lite", "engine": "onnxruntime", "source": "naïve.mp4", "width": 640, "height": 360}
@@ -209,3 +209,25 @@ def test_another_version_is_refused(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"format": "tabrt-landmarks", "version": 2}\n')
     with pytest.raises(TabrtError, match="version 2"):
         list(landmark_lines(tmp_path / "a.jsonl"))
+
+
+def test_a_finished_file_says_so_in_a_record_of_its_own(tmp_path):
+    with LandmarkWriter(tmp_path / "a.jsonl", HEADER, WFLW98) as writer:
+        writer(scene(0, face(1)))
+        assert landmark_state(tmp_path / "a.jsonl") == (next(landmark_lines(tmp_path / "a.jsonl")), False)
+        writer.finish()
+    assert json.loads((tmp_path / "a.jsonl").read_text().splitlines()[-1]) == {"end": {"frames": 1}}
+    assert len(list(landmark_lines(tmp_path / "a.jsonl"))) == 2
+    header, closed = landmark_state(tmp_path / "a.jsonl")
+    assert closed and header["source"] == "naïve.mp4"
+
+
+def test_of_what_is_no_landmark_file_nothing_is_known(tmp_path):
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "other.jsonl").write_text('{"end": {}}\n')
+    for name in ("empty.jsonl", "other.jsonl", "missing.jsonl", "."):
+        assert landmark_state(tmp_path / name) == (None, False)
+    write(tmp_path / "long.jsonl", *[scene(index, face(1), face(2)) for index in range(3)])
+    with (tmp_path / "long.jsonl").open("ab") as file:
+        file.write(b'{"end":{"fra')  # cut off
+    assert landmark_state(tmp_path / "long.jsonl")[1] is False

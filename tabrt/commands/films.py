@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.progress import TaskID, TextColumn
 
 from tabrt.commands.cluster import on_cluster
+from tabrt.commands.finished import is_finished, was_begun
 from tabrt.commands.jobs import Job, Outcome, Runner, one_after_the_other
 from tabrt.commands.naming import Source, films_of, targets, without_outputs
 from tabrt.commands.options import FilmOptions, VideoOptions, VideosOptions
@@ -32,33 +33,45 @@ def films(options: VideosOptions) -> tuple[list[str], str | None]:
 
     Raises TabrtError before any work for outputs that cannot be, and where there is but one film for what ends it.
     """
-    jobs = planned(options)
-    if len(jobs) == 1 and options.cluster is None:
+    jobs, finished = planned(options)
+    count = len(jobs) + len(finished)
+    lines = _finished_before(finished, count)
+    if not jobs:
+        return lines, None
+    if count == 1 and options.cluster is None:
         return _one(jobs[0]), None
     start, names = time.monotonic(), _short([job.source for job in jobs])
     outcomes = _done(jobs, names, _runner(options))
-    lines = [*_table(names, outcomes, time.monotonic() - start), *_notes(names, outcomes)]
     failed = [_failure(jobs[outcome.number], outcome.problem) for outcome in outcomes if outcome.problem is not None]
-    lines += failed
-    if not failed:
-        return lines, None
-    return lines, f"{len(failed)} of {len(jobs)} films failed, the others are done; see above"
+    lines = [*_table(names, outcomes, time.monotonic() - start), *lines, *_notes(names, outcomes), *failed]
+    problem = f"{len(failed)} of {count} films failed, the others are done; see above" if failed else None
+    return lines, problem
 
 
-def planned(options: VideosOptions) -> list[Job]:
-    """A job for each film. Raises TabrtError, before any work, for outputs that cannot be written."""
+def planned(options: VideosOptions) -> tuple[list[Job], list[Job]]:
+    """A job for each film: those to do, and those that an earlier run has finished, where these are to be skipped.
+
+    Raises TabrtError for outputs that have no place of their own, or would replace what is there without being told to.
+    """
     sources = films_of(options.sources, options.recursive, (options.out, options.landmarks))
     sources = without_outputs(sources, options.out, _film_name)
     outs = targets(options.out, sources, "films", "--out", _film_name)
     landmarks = targets(options.landmarks, sources, "films", "--landmarks", _landmark_name)
     shared = {field.name: getattr(options, field.name) for field in fields(FilmOptions)}
-    shared["overwrite"] = True  # checked here, once; what a lost worker left behind is written over
+    shared["overwrite"] = True  # checked here, for all; what a lost worker left behind is written over
     jobs = [
         VideoOptions(**shared | {"source": source.path, "out": _at(outs, index), "landmarks": _at(landmarks, index)})
         for index, source in enumerate(sources)
     ]
-    check_outputs([job.source for job in jobs], *outs, *landmarks, overwrite=options.overwrite)
-    return jobs
+    check_outputs([job.source for job in jobs], *_outputs(jobs))
+    finished = {job for job in jobs if options.skip_finished and is_finished(job)}
+    begun = {job for job in jobs if options.skip_finished and was_begun(job)}
+    check_outputs([], *_outputs(job for job in jobs if job not in finished | begun), overwrite=options.overwrite)
+    return [job for job in jobs if job not in finished], list(finished)
+
+
+def _outputs(jobs: Iterable[Job]) -> list[str]:
+    return [output for job in jobs for output in (job.out, job.landmarks) if output is not None]
 
 
 def _film_name(source: Source) -> str:
@@ -205,6 +218,13 @@ def _notes(names: Sequence[str], outcomes: Iterable[Outcome]) -> list[str]:
 def _listed(names: Sequence[str]) -> str:
     more = len(names) - MOST_NAMED
     return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _finished_before(finished: Sequence[Job], count: int) -> list[str]:
+    if not finished:
+        return []
+    names = sorted(_short([job.source for job in finished]))
+    return [f"{len(names)} of {count} films {'was' if len(names) == 1 else 'were'} finished before: {_listed(names)}"]
 
 
 def _short(sources: Sequence[str]) -> list[str]:

@@ -47,6 +47,8 @@ def image(options: ImageOptions, tracker: Tracker | None = None) -> Summary:
             for scene in map(drawing(options, tracker, watch), map(tracker.still, frames)):
                 for sink in (*sinks, progress):
                     sink(scene)
+            for sink in sinks:
+                sink.finish()
     if problems:
         raise TabrtError(_passed_over(problems, len(pictures)))
     notes = [note for sink in sinks for note in sink.notes]

@@ -122,6 +122,9 @@ class TrackingOptions(NetworkOptions):
         )
 
 
+# Where things are, and how fast: not what is written. The network has its own place in landmark files.
+_MAKES_NO_DIFFERENCE = {"out", "landmarks", "overwrite"} | {field.name for field in fields(NetworkOptions)}
+
 Out = typer.Option(metavar="OUT.mp4", help="Write the film with the faces drawn here.")
 Landmarks = Annotated[
     str | None, typer.Option(metavar="FILE.jsonl|.csv|-", help="Write the points here; - is standard output, as JSON.")
@@ -173,6 +176,12 @@ class FilmOptions(OutputOptions):
     ] = None
     crf: Annotated[int, typer.Option(min=0, max=63, help="Quality of the film: lower is better and larger.")] = 20
 
+    @property
+    def differing(self) -> dict[str, Any]:
+        """What is not as it is by default, of all that makes the outputs what they are but for the network."""
+        told = [field for field in fields(FilmOptions) if field.name not in _MAKES_NO_DIFFERENCE]
+        return {field.name: value for field in told if (value := getattr(self, field.name)) != field.default}
+
 
 @dataclass(frozen=True, kw_only=True)
 class VideoOptions(FilmOptions):
@@ -201,10 +210,19 @@ class VideosOptions(FilmOptions):
         ),
     ] = None
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Films of folders within folders, too.")] = False
+    skip_finished: Annotated[
+        bool,
+        typer.Option("--skip-finished", help="Pass over films that are done, by what their landmark files say."),
+    ] = False
     jobs: Annotated[int, typer.Option(min=1, max=256, help="Films at once, each with its share of the cores.")] = 1
     cluster: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Hand the films to the Dask scheduler at tcp://HOST:PORT.")
     ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.skip_finished and (self.landmarks in (None, "-") or str(self.landmarks).lower().endswith(".csv")):
+            raise typer.BadParameter("--skip-finished goes by landmark files; give --landmarks with a folder or .jsonl")
 
 
 @dataclass(frozen=True, kw_only=True)

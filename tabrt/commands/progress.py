@@ -78,6 +78,10 @@ class Timed(Sink):
         with self._watch.stage(self._name):
             self._sink(scene)
 
+    def finish(self) -> None:
+        with self._watch.stage(self._name):
+            self._sink.finish()
+
     def close(self) -> None:
         with self._watch.stage(self._name):
             self._sink.close()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tabrt import __version__
+from tabrt.card import ModelCard
 from tabrt.commands.options import OutputOptions, TrackingOptions
 from tabrt.commands.progress import Progress, Stopwatch, totals, where_time_went
 from tabrt.drawing import Drawing, Expression, face_layers
@@ -51,9 +52,8 @@ def landmark_header(
     """
     card, engine = tracker.engine.card, tracker.engine.name
     width, height = size
-    name = options.model_name
     return {
-        "model": name if name in SHIPPED else printable(Path(name).name),
+        "model": model_called(options.model_name),
         "engine": engine,
         "source": _shown(source) if isinstance(source, str) else [_shown(each) for each in source],
         "width": width,
@@ -67,8 +67,18 @@ def landmark_header(
             "precision": card.precision,
             "threads": options.threads,
         },
-        "weights": {"name": card.name, "version": card.version, "date": card.date},
+        "weights": weights_of(card),
     }
+
+
+def model_called(name: str) -> str:
+    """A model as landmark files name it: a shipped one by its name, a file without its folder."""
+    return name if name in SHIPPED else printable(Path(name).name)
+
+
+def weights_of(card: ModelCard) -> dict[str, Any]:
+    """What landmark files say of the weights."""
+    return {"name": card.name, "version": card.version, "date": card.date}
 
 
 def _shown(source: str) -> str:

@@ -14,7 +14,7 @@ from tabrt.ahead import ahead
 from tabrt.commands.options import VideoOptions
 from tabrt.commands.progress import Progress, Stopwatch, Tell, Timed
 from tabrt.commands.summary import Summary, drawing, landmark_header, stages, summary
-from tabrt.files import check_outputs
+from tabrt.files import check_outputs, fingerprint
 from tabrt.film import Film, FilmWriter, open_film
 from tabrt.sinks import FilmSink, LandmarkWriter, Sink
 from tabrt.tracking import Tracker
@@ -43,6 +43,8 @@ def video(options: VideoOptions, tracker: Tracker | None = None, tell: Tell | No
             for scene in scenes:
                 for sink in (*sinks, progress):
                     sink(scene)
+            for sink in sinks:
+                sink.finish()
     notes = [note for sink in sinks for note in sink.notes]
     return summary(progress, stages(watch, tracker), [*notes, *film.notes])
 
@@ -54,4 +56,5 @@ def _sinks(options: VideoOptions, film: Film, tracker: Tracker, watch: Stopwatch
         yield Timed(watch, "encode", FilmSink(writer))
     if options.landmarks is not None:
         header = landmark_header(options, tracker, options.source, (film.width, film.height), "film")
+        header |= {"fingerprint": fingerprint(options.source), "options": options.differing}
         yield Timed(watch, "write", LandmarkWriter(options.landmarks, header, tracker.topology, None, options.measures))

@@ -5,7 +5,7 @@ from tabrt.sinks.ifacialmocap import IFacialMocapSink
 from tabrt.sinks.landmarks import Landmarks, read_landmarks
 from tabrt.sinks.openseeface import OpenSeeFaceSink
 from tabrt.sinks.osc import OscSink
-from tabrt.sinks.records import LandmarkWriter, landmark_lines, landmark_suffix
+from tabrt.sinks.records import LandmarkWriter, landmark_lines, landmark_state, landmark_suffix
 from tabrt.sinks.sink import MadeLate, Sink
 from tabrt.sinks.udp import host_and_port
 from tabrt.sinks.virtual_camera import VirtualCamera, find_pyvirtualcam
@@ -26,6 +26,7 @@ __all__ = [
     "find_pyvirtualcam",
     "host_and_port",
     "landmark_lines",
+    "landmark_state",
     "landmark_suffix",
     "read_landmarks",
     "write_image",

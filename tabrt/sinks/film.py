@@ -27,6 +27,9 @@ class FilmSink(Sink):
     def __call__(self, scene: Scene) -> None:
         self._writer.write(scene.picture, scene.frame.time)
 
+    def finish(self) -> None:
+        self._writer.close()
+
     def close(self) -> None:
         self._writer.close()
 

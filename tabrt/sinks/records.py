@@ -26,7 +26,10 @@ FORMAT = "tabrt-landmarks"
 VERSION = 1
 MEASURES_VERSION = 1  # of what --measures adds
 MAX_LINE = 2**24  # bytes, of a file being read
+LONGEST_END = 4096  # bytes of a closing record
 SUFFIXES = (".jsonl", ".csv")
+
+END = "end"  # of the closing record
 
 Tags = Mapping[str, Callable[[Scene], Any]]  # further fields of a frame, by name
 
@@ -41,6 +44,7 @@ class LandmarkWriter(Sink):
     what it does, as `face_measures` gives them; the header says so, and CSV has them as its last columns. Whoever reads
     version 1 by names, or the columns up to the points, reads these files as before.
     Each line is one write, so that a killed run leaves whole lines; after a full disk the file is cut back to them.
+    `finish` closes a JSON Lines file with a line that says so; a file without it was broken off.
     Raises TabrtError: an unknown suffix, a file that cannot be written, a full disk.
     """
 
@@ -54,6 +58,7 @@ class LandmarkWriter(Sink):
     ):
         self.path = Path(path)
         self._whole = 0  # bytes
+        self._frames = 0
         self._points = topology.points
         suffix = landmark_suffix(path)
         self._csv = suffix == ".csv"
@@ -77,6 +82,12 @@ class LandmarkWriter(Sink):
             self._put(_csv_lines(scene, self._points, list(tags.values()), self._measures))
         else:
             self._put(_json_line(scene, tags, self._measures))
+        self._frames += 1
+
+    def finish(self) -> None:
+        """Add the closing record, for those who ask later whether the run came to its end."""
+        if not self._csv and _is_file(self.path, self._file):
+            self._put(_json({END: {"frames": self._frames}}))
 
     def close(self) -> None:
         self._file.close()
@@ -124,8 +135,14 @@ def _is_pipe(path: str | Path) -> bool:
     return stat.S_ISFIFO(kind) or stat.S_ISCHR(kind) or stat.S_ISSOCK(kind)
 
 
+def _is_file(path: Path, file: io.FileIO) -> bool:
+    """Whether it lies on a disk; a stream has an end of its own."""
+    return str(path) != "-" and stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+
+
 def landmark_lines(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The lines of a JSON Lines landmark file, the header first; a last line that was cut off is left out.
+    """The lines of a JSON Lines landmark file, the header first; a last line that was cut off is left out, and the
+    closing record.
 
     Raises TabrtError for a file that is none, and for a damaged line.
     """
@@ -134,11 +151,31 @@ def landmark_lines(path: str | Path) -> Iterator[dict[str, Any]]:
             number = 0
             while (line := file.readline(MAX_LINE)).endswith(b"\n"):
                 number += 1
-                yield _parsed(line, path, number)
+                row = _parsed(line, path, number)
+                if END not in row:
+                    yield row
     except OSError as problem:
         raise TabrtError(f"cannot read {path} ({problem.strerror}); check the path") from None
     if number == 0 or len(line) == MAX_LINE:
         raise TabrtError(f"{path} is no landmark file; name a .jsonl that tabrt wrote")
+
+
+def landmark_state(path: str | Path) -> tuple[dict[str, Any] | None, bool]:
+    """The header of a JSON Lines landmark file, and whether the run that wrote it came to its end.
+
+    Without reading what is between. None and False for what is no such file.
+    """
+    try:
+        with open(path, "rb") as file:
+            header = _parsed(file.readline(MAX_LINE), path, 1)
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LONGEST_END))
+            *_, last = file.read(LONGEST_END).split(b"\n")[:-1] or [b""]
+    except (OSError, ValueError, TabrtError):
+        return None, False
+    try:
+        return header, END in _parsed(last, path, 2)
+    except TabrtError:
+        return header, False
 
 
 def _parsed(line: bytes, path: str | Path, number: int) -> dict[str, Any]:

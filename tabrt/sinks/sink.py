@@ -28,6 +28,9 @@ class Sink(ABC):
     def tick(self, last: Scene | None) -> None:  # noqa: B027  most have nothing to do then
         """Called live while no new scene is to be shown, some ten times a second; `last` is the last one shown."""
 
+    def finish(self) -> None:  # noqa: B027  for most the end is the end
+        """Called once before `close` where the run came to its end, after the sinks before this one have finished."""
+
     def close(self) -> None:  # noqa: B027  many hold nothing
         """Finish what was written, and let go of what is held."""
 
@@ -53,6 +56,10 @@ class MadeLate(Sink):
         if self._sink is None:
             self._sink = self._make(scene)
         self._sink(scene)
+
+    def finish(self) -> None:
+        if self._sink is not None:
+            self._sink.finish()
 
     def close(self) -> None:
         if self._sink is not None:
