@@ -6,8 +6,9 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from tabrt.errors import TabrtError, first_line
 
@@ -28,10 +29,10 @@ def read_bounded(path: Path, limit: int = MAX_MODEL_BYTES) -> bytes:
         raise TabrtError(f"cannot read {path}: {error.strerror}; check the path and its permissions") from error
 
 
-def fingerprint(path: str | Path) -> str | None:
+def fingerprint(path: str | Path, opened: Callable[..., Any] | None = None) -> str | None:
     """What tells a file from others: SHA-256 of its size, its first and its last MiB. None for what is no file.
 
-    Of a folder, that of the names and sizes of its files.
+    Of a folder, that of the names and sizes of its files. opened: what opens a file that is elsewhere.
     """
     digest = hashlib.sha256()
     try:
@@ -39,10 +40,11 @@ def fingerprint(path: str | Path) -> str | None:
             for each in sorted(Path(path).iterdir()):
                 digest.update(f"{printable(each.name)} {each.stat().st_size}\n".encode())
             return digest.hexdigest()
-        if not os.path.isfile(path):
+        if opened is None and not os.path.isfile(path):
             return None
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        with (opened or open)(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
             digest.update(f"{size}\n".encode() + file.read(MIB))
             file.seek(max(0, size - MIB))
             digest.update(file.read(MIB))

@@ -143,7 +143,7 @@ def test_outputs_that_cannot_be_are_refused_before_any_work(here: Path, name: st
 
 def test_pictures_are_named_by_patterns_too(here: Path):
     assert targets("drawn/{name}_face.png", [Source("in/a.jpg")], "pictures", "--out", lambda source: "") == [
-        Path("drawn/a_face.png")
+        "drawn/a_face.png"
     ]
 
 

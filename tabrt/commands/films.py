@@ -20,7 +20,9 @@ from tabrt.commands.naming import Source, films_of, targets, without_outputs
 from tabrt.commands.options import FilmOptions, VideoOptions, VideosOptions
 from tabrt.commands.processes import side_by_side
 from tabrt.commands.progress import SECONDS_BETWEEN_LINES, Standing, bar
+from tabrt.commands.remote import brought_here, is_remote, is_there
 from tabrt.commands.video import video
+from tabrt.errors import TabrtError
 from tabrt.files import check_outputs, printable, without_password
 
 WRITTEN_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
@@ -63,11 +65,23 @@ def planned(options: VideosOptions) -> tuple[list[Job], list[Job]]:
         VideoOptions(**shared | {"source": source.path, "out": _at(outs, index), "landmarks": _at(landmarks, index)})
         for index, source in enumerate(sources)
     ]
-    check_outputs([job.source for job in jobs], *_outputs(jobs))
+    _check([job.source for job in jobs], _outputs(jobs))
     finished = {job for job in jobs if options.skip_finished and is_finished(job)}
     begun = {job for job in jobs if options.skip_finished and was_begun(job)}
-    check_outputs([], *_outputs(job for job in jobs if job not in finished | begun), overwrite=options.overwrite)
+    _check([], _outputs(job for job in jobs if job not in finished | begun), options.overwrite)
     return [job for job in jobs if job not in finished], list(finished)
+
+
+def _check(inputs: Sequence[str], outputs: Sequence[str], overwrite: bool = True) -> None:
+    """Raise TabrtError for an output that cannot be, here or elsewhere."""
+    check_outputs(inputs, *(output for output in outputs if not is_remote(output)), overwrite=overwrite)
+    taken = set(inputs)
+    for output in filter(is_remote, outputs):
+        if output in taken:
+            raise TabrtError(f"{output} is read or written already; choose another name or folder for the output")
+        if not overwrite and is_there(output):
+            raise TabrtError(f"{output} is there already; choose another name, or give --overwrite to replace it")
+        taken.add(output)
 
 
 def _outputs(jobs: Iterable[Job]) -> list[str]:
@@ -84,12 +98,13 @@ def _landmark_name(source: Source) -> str:
     return f"{source.name}.jsonl"
 
 
-def _at(paths: Sequence[Path], index: int) -> str | None:
-    return str(paths[index]) if paths else None
+def _at(paths: Sequence[str], index: int) -> str | None:
+    return paths[index] if paths else None
 
 
 def _one(job: Job) -> list[str]:
-    lines = list(video(job).lines)
+    with brought_here(job) as local:
+        lines = list(video(local).lines)
     return lines + [f"wrote {output}" for output in (job.out, job.landmarks) if output not in (None, "-")]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from tabrt.commands.doctor import read_card
 from tabrt.commands.jobs import Job
+from tabrt.commands.remote import is_remote, is_there, opener
 from tabrt.commands.summary import model_called, weights_of
 from tabrt.engines import MODELS
 from tabrt.files import fingerprint
@@ -21,13 +22,13 @@ def is_finished(job: Job) -> bool:
     and its film out is there. Raises TabrtError for a model that cannot be read."""
     if job.landmarks is None:
         return False
-    header, closed = landmark_state(job.landmarks)
+    header, closed = landmark_state(job.landmarks, opener(job.landmarks))
     return closed and _is_of(header, job) and (job.out is None or _holds_something(job.out))
 
 
 def was_begun(job: Job) -> bool:
     """Whether an earlier run has begun the very same job, so that doing it again loses nothing."""
-    return job.landmarks is not None and _is_of(landmark_state(job.landmarks)[0], job)
+    return job.landmarks is not None and _is_of(landmark_state(job.landmarks, opener(job.landmarks))[0], job)
 
 
 def _is_of(header: dict[str, Any] | None, job: Job) -> bool:
@@ -37,7 +38,7 @@ def _is_of(header: dict[str, Any] | None, job: Job) -> bool:
     return (
         header.get("options") == json.loads(json.dumps(job.differing))
         and header.get("model") == model_called(job.model_name)
-        and header["fingerprint"] == fingerprint(job.source)
+        and header["fingerprint"] == fingerprint(job.source, opener(job.source) if is_remote(job.source) else None)
         and header.get("weights") == _weights(job.model_name)
     )
 
@@ -48,4 +49,6 @@ def _weights(model: str) -> dict[str, Any]:
 
 
 def _holds_something(path: str) -> bool:
+    if is_remote(path):
+        return is_there(path)
     return os.path.isfile(path) and os.path.getsize(path) > 0

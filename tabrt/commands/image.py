@@ -33,7 +33,7 @@ def image(options: ImageOptions, tracker: Tracker | None = None) -> Summary:
     read is passed over, and TabrtError raised at the end. tracker: one to use in place of a new one.
     """
     named = _pictures(options.sources)
-    drawn = targets(options.out, named, "pictures", "--out", _written_name)
+    drawn = [Path(each) for each in targets(options.out, named, "pictures", "--out", _written_name)]
     pictures = [Path(picture.path) for picture in named]
     check_outputs(pictures, *drawn, options.landmarks, overwrite=options.overwrite)
     watch = Stopwatch()

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from tabrt.commands.options import VideoOptions
 from tabrt.commands.progress import Standing, Tell
+from tabrt.commands.remote import brought_here
 from tabrt.commands.summary import Summary
 from tabrt.commands.video import video
 from tabrt.errors import TabrtError, stated
@@ -41,7 +42,8 @@ def do(number: int, job: Job, tell: Tell) -> Outcome:
     """Do a job. Whatever goes wrong with it is an outcome, too, so that the others go on."""
     start = time.monotonic()
     try:
-        summary, problem = video(job, tell=tell), None
+        with brought_here(job) as local:
+            summary, problem = video(local, tell=tell), None
     except TabrtError as error:
         summary, problem = None, str(error)
     except Exception as error:

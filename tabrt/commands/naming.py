@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
+from tabrt.commands.remote import is_remote, listed
 from tabrt.errors import TabrtError, first_line
 from tabrt.files import printable
 
@@ -53,8 +54,8 @@ def expanded(names: Iterable[str]) -> Iterator[str]:
     for name in names:
         found = [] if os.path.lexists(name) or "://" in name else sorted(glob.glob(name, recursive=True))
         for each in found or [name]:
-            if os.path.realpath(each) not in seen:
-                seen.add(os.path.realpath(each))
+            if _place(each) not in seen:
+                seen.add(_place(each))
                 yield each
 
 
@@ -66,10 +67,21 @@ def films_of(names: Iterable[str], recursive: bool = False, outputs: Sequence[st
     kept_out = {os.path.realpath(each) for each in outputs if each is not None and is_folder(each)}
     films: dict[str, Source] = {}
     for name in expanded(names):
-        found = _films_in(name, recursive, kept_out - {os.path.realpath(name)}) if os.path.isdir(name) else []
+        found = _elsewhere(name, recursive) if is_remote(name) else []
+        if os.path.isdir(name):
+            found = _films_in(name, recursive, kept_out - {os.path.realpath(name)})
         for film in found or [Source(name)]:
-            films.setdefault(os.path.realpath(film.path), film)
+            films.setdefault(_place(film.path), film)
     return list(films.values())
+
+
+def _elsewhere(name: str, recursive: bool) -> list[Source]:
+    """The films of a store that a name stands for."""
+    files = listed(name, recursive)
+    if not name.endswith("/"):
+        return [Source(file) for file in files]
+    films = [file for file in files if os.path.splitext(file)[1].lower() in FILM_SUFFIXES]
+    return [Source(film, tuple(film.removeprefix(name).split("/")[:-1]), found=True) for film in films]
 
 
 def _films_in(folder: str, recursive: bool, kept_out: set[str]) -> list[Source]:
@@ -92,7 +104,7 @@ def _films_in(folder: str, recursive: bool, kept_out: set[str]) -> list[Source]:
 
 def targets(
     out: str | Path | None, sources: Sequence[Source], kind: str, option: str, named: Callable[[Source], str]
-) -> list[Path]:
+) -> list[str]:
     """Where the output of each source goes: to the file `out`, into the folder `out`, or to the pattern `out`.
 
     A pattern has {name} in it. A folder is one that is there, or a name that ends in a slash or has no suffix; it is
@@ -101,37 +113,44 @@ def targets(
     """
     if out is None:
         return []
+    if len(sources) == 1 and not is_folder(out) and NAME not in str(out):
+        return [str(out)]
     found = [target(out, source, named) for source in sources]
-    if found == [Path(out)]:
-        return found
-    if found.count(Path(out)) > 1:
+    twice, count = Counter(found).most_common(1)[0]
+    if count > 1 and not is_folder(out) and NAME not in str(out):
         what = "standard output" if str(out) == "-" else "one file"
         raise TabrtError(
             f"{len(sources)} {kind} cannot go into {what}; give a folder with {option}, or a name with {NAME} in it"
         )
-    twice, count = Counter(found).most_common(1)[0]
     if count > 1:
-        raise TabrtError(
-            f"several {kind} are called {twice.name}; give their folders one at a time, each its own {option}"
-        )
-    for parent in {path.parent for path in found}:
-        _make(parent, option)
+        name = os.path.basename(twice)
+        raise TabrtError(f"several {kind} are called {name}; give their folders one at a time, each its own {option}")
+    for parent in {os.path.dirname(path) for path in found if "://" not in path}:
+        _make(parent or ".", option)
     return found
 
 
-def target(out: str | Path, source: Source, named: Callable[[Source], str]) -> Path:
+def target(out: str | Path, source: Source, named: Callable[[Source], str]) -> str:
     """Where the output of a source goes."""
-    if NAME in str(out):
-        return _filled(Path(out), source)
-    return Path(out, *source.below, named(source)) if is_folder(out) else Path(out)
+    store, _, place = str(out).rpartition("://")
+    if NAME in place:
+        path = _filled(Path(place), source)
+    else:
+        path = Path(place, *source.below, named(source)) if is_folder(out) else Path(place)
+    return f"{store}://{path}" if store else str(path)
 
 
 def without_outputs(sources: Sequence[Source], out: str | None, named: Callable[[Source], str]) -> list[Source]:
     """The sources but those that nobody named, and that are where the output of another one goes."""
     if out is None:
         return list(sources)
-    made = {os.path.realpath(target(out, each, named)): each for each in sources}
-    return [each for each in sources if not each.found or made.get(os.path.realpath(each.path), each) is each]
+    made = {_place(target(out, each, named)): each for each in sources}
+    return [each for each in sources if not each.found or made.get(_place(each.path), each) is each]
+
+
+def _place(name: str) -> str:
+    """What is the same for all names of one file."""
+    return name if is_remote(name) else os.path.realpath(name)
 
 
 def is_folder(out: str | Path) -> bool:
@@ -150,9 +169,9 @@ def _filled(pattern: Path, source: Source) -> Path:
     return Path(*whole)
 
 
-def _make(folder: Path, option: str) -> None:
+def _make(folder: str, option: str) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        os.makedirs(folder, exist_ok=True)
     except (OSError, ValueError) as problem:
         why = first_line(problem)
         raise TabrtError(f"cannot make the folder {printable(folder)} ({why}); choose another {option}") from None

@@ -188,6 +188,7 @@ class VideoOptions(FilmOptions):
     """One film, and all that is done to it: a job, which is a plain value that another process can be given."""
 
     source: str
+    called: str | None = None  # what the source is called where it comes from, if that is elsewhere
 
 
 @dataclass(frozen=True, kw_only=True)

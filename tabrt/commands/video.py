@@ -55,6 +55,6 @@ def _sinks(options: VideoOptions, film: Film, tracker: Tracker, watch: Stopwatch
         writer = FilmWriter(options.out, *size, film.rate, codec=options.codec, crf=options.crf, film=film)
         yield Timed(watch, "encode", FilmSink(writer))
     if options.landmarks is not None:
-        header = landmark_header(options, tracker, options.source, (film.width, film.height), "film")
+        header = landmark_header(options, tracker, options.called or options.source, (film.width, film.height), "film")
         header |= {"fingerprint": fingerprint(options.source), "options": options.differing}
         yield Timed(watch, "write", LandmarkWriter(options.landmarks, header, tracker.topology, None, options.measures))

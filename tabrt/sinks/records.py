@@ -160,15 +160,15 @@ def landmark_lines(path: str | Path) -> Iterator[dict[str, Any]]:
         raise TabrtError(f"{path} is no landmark file; name a .jsonl that tabrt wrote")
 
 
-def landmark_state(path: str | Path) -> tuple[dict[str, Any] | None, bool]:
+def landmark_state(path: str | Path, opened: Callable[..., Any] = open) -> tuple[dict[str, Any] | None, bool]:
     """The header of a JSON Lines landmark file, and whether the run that wrote it came to its end.
 
-    Without reading what is between. None and False for what is no such file.
+    Without reading what is between. None and False for what is no such file. opened: what opens it, if it is elsewhere.
     """
     try:
-        with open(path, "rb") as file:
+        with opened(path, "rb") as file:
             header = _parsed(file.readline(MAX_LINE), path, 1)
-            file.seek(max(0, os.fstat(file.fileno()).st_size - LONGEST_END))
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST_END))
             *_, last = file.read(LONGEST_END).split(b"\n")[:-1] or [b""]
     except (OSError, ValueError, TabrtError):
         return None, False
