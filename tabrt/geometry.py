@@ -112,13 +112,16 @@ class Crop:
         linear = _rotation(self.roll) * (self.side / self.size)
         return (points - self._middle) @ linear.T / (self.pixel_aspect, 1) + np.asarray(self.centre)
 
-    def cut(self, image: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Cut image uint8 (H, W, 3) BGR to uint8 (size, size, 3) RGB, into `out` if given; black beyond the frame."""
+    def cut(self, image: np.ndarray, out: np.ndarray | None = None, border: int = cv2.BORDER_CONSTANT) -> np.ndarray:
+        """Cut image uint8 (H, W, 3) BGR to uint8 (size, size, 3) RGB, into `out` if given.
+
+        border: what is seen beyond the frame, by OpenCV's names; black, unless told.
+        """
         matrix = self.matrix
         halvings = int(math.log2(max(1.0, self.side / self.size)))
         if halvings:  # averaged first: bilinear alone would skip pixels, and alias
             image, matrix = self._halved(image, matrix, halvings)
-        cut = cv2.warpAffine(image, matrix, (self.size, self.size), flags=cv2.INTER_LINEAR)
+        cut = cv2.warpAffine(image, matrix, (self.size, self.size), flags=cv2.INTER_LINEAR, borderMode=border)
         return cv2.cvtColor(cut, cv2.COLOR_BGR2RGB, dst=out)
 
     def _halved(self, image: np.ndarray, matrix: np.ndarray, halvings: int) -> tuple[np.ndarray, np.ndarray]:

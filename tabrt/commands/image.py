@@ -43,8 +43,10 @@ def image(options: ImageOptions, tracker: Tracker | None = None) -> Summary:
         sinks = [stack.enter_context(sink) for sink in _sinks(options, pictures, drawn, tracker, watch)]
         progress = stack.enter_context(Progress(len(pictures), "pictures"))
         frames = watch.each("decode", _read(pictures, problems))
+        hiding = options.hiding(tracker.topology)
+        hide = None if hiding is None else watch.layer("hide", stack.enter_context(hiding).still)
         with progress.stated():
-            for scene in map(drawing(options, tracker, watch), map(tracker.still, frames)):
+            for scene in map(drawing(options, tracker, watch, hide), map(tracker.still, frames)):
                 for sink in (*sinks, progress):
                     sink(scene)
             for sink in sinks:
@@ -52,6 +54,7 @@ def image(options: ImageOptions, tracker: Tracker | None = None) -> Summary:
     if problems:
         raise TabrtError(_passed_over(problems, len(pictures)))
     notes = [note for sink in sinks for note in sink.notes]
+    notes += hiding.notes if hiding is not None else []
     notes += [note for source in options.sources for note in left_out(source)]
     return summary(progress, stages(watch, tracker), notes)
 

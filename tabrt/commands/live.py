@@ -79,13 +79,14 @@ def live(options: LiveOptions, tracker: Tracker | None = None, folder: Path | No
         tracker = tracker or stack.enter_context(options.tracker(boundaries=bool(shown)))
         others = [stack.enter_context(sink) for sink in _sinks(options, camera, tracker, run, folder or Path.cwd())]
         card, topology = tracker.engine.card, tracker.topology
+        hide = options.hiding(topology)
+        if hide is not None:
+            stack.enter_context(hide)
         more = (Expression(),) if options.measures else ()
-        drawings = (
-            Drawing((*face_layers(topology), *more)),
-            Drawing((*face_layers(topology, True, card.offset), *more)),
-        )
+        layers = ((*face_layers(topology), *more), (*face_layers(topology, True, card.offset), *more))
+        points, boundaries = (Drawing(each if options.drawn else (), hide) for each in layers)
         warm_up(tracker)
-        follow(camera, tracker, run, [*shown, *others], drawings, options.stop_after)
+        follow(camera, tracker, run, [*shown, *others], (points, boundaries), options.stop_after)
     return _summary(options, run, others)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
 import typer
 
@@ -16,7 +16,9 @@ from tabrt.errors import TabrtError
 from tabrt.variants import DEFAULT_MODEL, DEFAULT_WIDTH, SHIPPED, WIDTHS, variant_name
 
 if TYPE_CHECKING:
+    from tabrt.hiding import Hiding
     from tabrt.measures import Calibration
+    from tabrt.topology import Topology
     from tabrt.tracking import Tracker
 
     Width = str
@@ -25,11 +27,15 @@ else:
 
 DEFAULT_SMOOTHING = 0.7  # that of tabrt.tracking.smoothing, which would be slow to import
 DEFAULT_MIN_SCORE = 0.4  # that of tabrt.tracking.tracker
+DEFAULT_MARGIN = 0.2  # that of tabrt.hiding
+MOST_HIDDEN = 20  # faces that are followed at least, where none may be left out
 
 EngineName = Literal["auto", "onnxruntime", "openvino", "tensorrt", "torch"]
 DeviceName = Literal["auto", "cpu", "gpu"]
 DetectorName = Literal["onnxruntime", "mediapipe"]
 What = Literal["points", "boundaries"]
+Hide = Literal["blur", "mosaic", "black"]
+HIDES: tuple[Hide, ...] = get_args(Hide)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,12 +116,17 @@ class TrackingOptions(NetworkOptions):
         float, typer.Option(min=0.0, max=1.0, help="A face that the network is less sure of is not given.")
     ] = DEFAULT_MIN_SCORE
 
+    @property
+    def most_faces(self) -> int:
+        """How many faces are followed at most."""
+        return self.faces
+
     def tracker(self, boundaries: bool = False) -> Tracker:
         """The tracker asked for. Raises TabrtError."""
         from tabrt.tracking import Tracker
 
         return Tracker(
-            *(self.model_name, self.engine, self.faces, self.smoothing, self.threads, boundaries, self.detector),
+            *(self.model_name, self.engine, self.most_faces, self.smoothing, self.threads, boundaries, self.detector),
             fov=self.field_of_view,
             device=self.device,
             min_score=self.min_score,
@@ -132,26 +143,75 @@ Landmarks = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutputOptions(TrackingOptions):
+class HidingOptions(TrackingOptions):
+    """Whose face nobody may see, and what is drawn."""
+
+    hide: Annotated[Hide | None, typer.Option(help="Hide all faces in what is written and shown.")] = None
+    hide_all_but: Annotated[
+        str | None, typer.Option(metavar="ID[,ID…]", help="Show the faces with these ids all the same.")
+    ] = None
+    margin: Annotated[
+        float, typer.Option(min=0, max=2, help="Around hidden faces, in sizes of the face: ears and hair.")
+    ] = DEFAULT_MARGIN
+    overlay: Annotated[
+        bool | None,
+        typer.Option(
+            "--overlay/--no-overlay",
+            help="Draw the faces on the pictures, or do not.",
+            show_default="drawn, unless they are hidden",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.hide_all_but is not None and self.hide is None:
+            raise typer.BadParameter(f"--hide-all-but says whom --hide leaves out; give --hide {HIDES[0]}, too")
+        _ = self.shown_ids
+
+    @property
+    def shown_ids(self) -> frozenset[int]:
+        """The ids that are not hidden."""
+        ids = [] if self.hide_all_but is None else self.hide_all_but.split(",")
+        if not all(each.strip().isdecimal() and int(each) > 0 for each in ids):
+            raise typer.BadParameter(f"--hide-all-but {self.hide_all_but}: give ids like 1 or 1,4")
+        return frozenset(map(int, ids))
+
+    @property
+    def most_faces(self) -> int:
+        return self.faces if self.hide is None else max(self.faces, MOST_HIDDEN)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the faces are drawn."""
+        return self.hide is None if self.overlay is None else self.overlay
+
+    def hiding(self, topology: Topology) -> Hiding | None:
+        """What hides the faces; None where they are not to be hidden."""
+        from tabrt.hiding import Hiding
+
+        return None if self.hide is None else Hiding(self.hide, topology, self.margin, self.shown_ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions(HidingOptions):
     """What is written of films and pictures."""
 
     out: str | Path | None = None
     landmarks: Landmarks = None
     overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Replace files that are there already.")] = False
-    overlay: Annotated[
-        bool, typer.Option("--overlay/--no-overlay", help="Draw the faces on the pictures, or do not.")
-    ] = True
     draw: Annotated[What, typer.Option(help="What to draw: points, or the network's boundary maps too.")] = "points"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.out is None and self.landmarks is None:
             raise typer.BadParameter("nothing to write: give --out, --landmarks or both")
+        if self.out is None and self.hide is not None:
+            raise typer.BadParameter("--hide is about pictures, of which none are written; give --out, too")
 
     @property
     def boundaries(self) -> bool:
         """Whether boundary maps are drawn."""
-        return self.out is not None and self.overlay and self.draw == "boundaries"
+        return self.out is not None and self.drawn and self.draw == "boundaries"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +304,7 @@ class DemoOptions(NetworkOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LiveOptions(TrackingOptions):
+class LiveOptions(HidingOptions):
     camera: Annotated[
         str | None,
         typer.Option(

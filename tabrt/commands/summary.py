@@ -13,13 +13,14 @@ from tabrt.card import ModelCard
 from tabrt.commands.options import OutputOptions, TrackingOptions
 from tabrt.commands.progress import Progress, Stopwatch, totals, where_time_went
 from tabrt.drawing import Drawing, Expression, face_layers
+from tabrt.faces import Layer
 from tabrt.files import printable, without_password
 from tabrt.tracking import Tracker
 from tabrt.variants import SHIPPED
 
 Size = tuple[int | None, int | None]  # width and height, px
 
-STAGES = ("decode", "detect", "crop", "network", "maps", "smooth", "draw", "encode", "write")  # in their order
+STAGES = ("decode", "detect", "crop", "network", "maps", "smooth", "hide", "draw", "encode", "write")  # in their order
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,13 @@ class Summary:
     lines: tuple[str, ...]  # the notes, and what was done
 
 
-def drawing(options: OutputOptions, tracker: Tracker, watch: Stopwatch) -> Drawing:
-    """What is drawn on the pictures of a run, with its time counted."""
-    if not options.overlay:
-        return Drawing()
+def drawing(options: OutputOptions, tracker: Tracker, watch: Stopwatch, hide: Layer | None = None) -> Drawing:
+    """What is drawn on the pictures of a run, with its time counted. hide: the layer that hides faces before."""
+    if not options.drawn:
+        return Drawing(hide=hide)
     layers = face_layers(tracker.topology, options.boundaries, tracker.engine.card.offset)
     more = (Expression(),) if options.measures else ()
-    return Drawing(tuple(watch.layer("draw", layer) for layer in (*layers, *more)))
+    return Drawing(tuple(watch.layer("draw", layer) for layer in (*layers, *more)), hide)
 
 
 def landmark_header(
@@ -62,7 +63,7 @@ def landmark_header(
         "tabrt": __version__,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": {
-            "faces": options.faces,
+            "faces": options.most_faces,
             "smoothing": options.smoothing,
             "precision": card.precision,
             "threads": options.threads,

@@ -14,6 +14,7 @@ from tabrt.ahead import ahead
 from tabrt.commands.options import VideoOptions
 from tabrt.commands.progress import Progress, Stopwatch, Tell, Timed
 from tabrt.commands.summary import Summary, drawing, landmark_header, stages, summary
+from tabrt.faces import Scene
 from tabrt.files import check_outputs, fingerprint
 from tabrt.film import Film, FilmWriter, open_film
 from tabrt.sinks import FilmSink, LandmarkWriter, Sink
@@ -38,7 +39,11 @@ def video(options: VideoOptions, tracker: Tracker | None = None, tell: Tell | No
         progress = stack.enter_context(Progress(film.frames, tell=tell))
         frames = stack.enter_context(closing(ahead(watch.each("decode", film), depth=DEPTH)))
         draw = drawing(options, tracker, watch)
-        scenes = stack.enter_context(closing(ahead(map(draw, map(tracker, frames)), depth=DEPTH)))
+        tracked: Iterator[Scene] = map(tracker, frames)
+        hiding = options.hiding(tracker.topology)
+        if hiding is not None:
+            tracked = stack.enter_context(hiding).film(tracked)
+        scenes = stack.enter_context(closing(ahead(map(draw, tracked), depth=DEPTH)))
         with progress.stated():
             for scene in scenes:
                 for sink in (*sinks, progress):
@@ -46,13 +51,17 @@ def video(options: VideoOptions, tracker: Tracker | None = None, tell: Tell | No
             for sink in sinks:
                 sink.finish()
     notes = [note for sink in sinks for note in sink.notes]
+    if hiding is not None:
+        watch.seconds["hide"] = hiding.seconds
+        notes += hiding.notes
     return summary(progress, stages(watch, tracker), [*notes, *film.notes])
 
 
 def _sinks(options: VideoOptions, film: Film, tracker: Tracker, watch: Stopwatch) -> Iterator[Sink]:
     if options.out is not None:
         size = film.width, film.height
-        writer = FilmWriter(options.out, *size, film.rate, codec=options.codec, crf=options.crf, film=film)
+        hidden = options.hide is not None
+        writer = FilmWriter(options.out, *size, film.rate, options.codec, options.crf, film, anonymous=hidden)
         yield Timed(watch, "encode", FilmSink(writer))
     if options.landmarks is not None:
         header = landmark_header(options, tracker, options.called or options.source, (film.width, film.height), "film")

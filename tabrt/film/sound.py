@@ -96,7 +96,8 @@ def decoded(packet: av.Packet | None, decoder: Any = None) -> list | None:
 class Tracks:
     """The tracks of sound and subtitles of a film being written, filled from a Soundtrack.
 
-    words: take the subtitles too. `notes`: a line a track that could not be copied as it is, or lost something.
+    words: take the subtitles and the titles of tracks, too. `notes`: a line a track that could not be copied as it is,
+    or lost something.
     """
 
     def __init__(self, container: av.container.OutputContainer, soundtrack: Soundtrack, suffix: str, words: bool):
@@ -113,6 +114,10 @@ class Tracks:
                 continue
             add: Callable[..., None] = self._add_sound if kind == "sound" else self._add_subtitles
             add(container, stream, suffix, name)
+        if not words:
+            for made in container.streams:
+                for name in set(made.metadata) - {"language"}:  # titles may name who is seen
+                    del made.metadata[name]
 
     def _add_sound(
         self, container: av.container.OutputContainer, stream: av.AudioStream, suffix: str, name: str

@@ -1,0 +1,74 @@
+"""What became of hiding, frame by frame, in a few lines."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from tabrt.faces import Frame
+
+MOST_NAMED = 8  # stretches of frames, in a line
+MOST_KEPT = 10_000  # frames, of a run for days
+
+
+@dataclass
+class Report:
+    """Frames that were looked at again when they were hidden."""
+
+    frames: int = 0
+    guessed: int = 0  # frames in which a head was hidden that nobody saw there
+    left: list[tuple[int, float]] = field(default_factory=list)  # index and time of frames that still show a face
+    ids: set[int] = field(default_factory=set)  # that the tracker gave
+    shortened: bool = False  # whether less than a second was looked ahead
+
+    def add(self, frame: Frame, left: bool, guessed: bool) -> None:
+        self.frames += 1
+        self.guessed += guessed
+        if left and len(self.left) < MOST_KEPT:
+            self.left.append((frame.index, frame.time))
+
+    def lines(self, shown: Collection[int]) -> list[str]:
+        """What to tell at the end. shown: ids that were not to be hidden."""
+        lines = []
+        if self.guessed:
+            lines.append(f"frames in which a place was guessed, and hidden larger: {self.guessed} of {self.frames}")
+        missing = sorted(set(shown) - self.ids)
+        if missing:
+            lines.append(f"no face had the id {', '.join(map(str, missing))}, which was to be shown")
+        if self.shortened:
+            lines.append("pictures are so large that less than a second was looked ahead: check the result")
+        if self.left:
+            lines.append(f"LOOK AT THESE: the detector still takes something for a face in {self._named()}")
+        elif self.frames:
+            lines.append(f"looked at again, hidden: the detector finds no face in {self._all()}")
+        return lines
+
+    def _all(self) -> str:
+        return f"any of {self.frames} frames" if self.frames != 1 else "the picture"
+
+    def _named(self) -> str:
+        stretches = _stretches(self.left)
+        named = [_stretch(*each) for each in stretches[:MOST_NAMED]]
+        more = len(stretches) - len(named)
+        count = f"{len(self.left)} of {self.frames} frames: "
+        return count + ", ".join(named) + (f" and {more} more" if more else "")
+
+
+Stretch = tuple[tuple[int, float], tuple[int, float]]  # the first and the last frame: index and time
+
+
+def _stretches(frames: list[tuple[int, float]]) -> list[Stretch]:
+    """Runs of frames one after the other."""
+    stretches: list[Stretch] = []
+    for frame in frames:
+        if stretches and frame[0] - stretches[-1][1][0] == 1:
+            stretches[-1] = stretches[-1][0], frame
+        else:
+            stretches.append((frame, frame))
+    return stretches
+
+
+def _stretch(first: tuple[int, float], last: tuple[int, float]) -> str:
+    if first == last:
+        return f"{first[0]} ({first[1]:.2f} s)"
+    return f"{first[0]}-{last[0]} ({first[1]:.2f}-{last[1]:.2f} s)"
