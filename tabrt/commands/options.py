@@ -282,6 +282,8 @@ class VideosOptions(FilmOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.cluster is not None and self.jobs > 1:
+            raise typer.BadParameter("--cluster has workers of its own, as many as were started; leave --jobs out")
         if self.skip_finished and (self.landmarks in (None, "-") or str(self.landmarks).lower().endswith(".csv")):
             raise typer.BadParameter("--skip-finished goes by landmark files; give --landmarks with a folder or .jsonl")
 
