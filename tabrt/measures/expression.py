@@ -101,6 +101,8 @@ _DEPTH = HEAD[:, 2] / EYE_DISTANCE
 # Opposite points: three pairs of the lids of the right eye and of the left, then each eye's corners.
 _UPPER = np.array([61, 62, 63, 71, 70, 69, 60, 72])
 _LOWER = np.array([67, 66, 65, 73, 74, 75, 64, 68])
+_OPPOSITE = np.zeros((8, WFLW98.points))  # from one to the other, as a linear map
+_OPPOSITE[np.arange(8), _UPPER], _OPPOSITE[np.arange(8), _LOWER] = 1, -1
 
 OPEN = 0.30  # height over width of an eye that is open as usual …
 LEAST_OPEN, MOST_OPEN = 0.17, 0.42  # … and as it may be
@@ -118,7 +120,10 @@ def facing(points: np.ndarray, pose: Pose) -> np.ndarray:
     head; where that plane is seen from its edge, no farther than FLATTEST allows.
     """
     rotation, lens = pose.unsighted, pose.lens
-    sight = (points - lens.centre) @ (rotation[:2] / lens.focal) + rotation[2]  # in the head's axes
+    sideways = rotation[:2] / lens.focal
+    across, down = lens.centre
+    ahead = rotation[2] - across * sideways[0] - down * sideways[1]
+    sight = points.astype(np.float64) @ sideways + ahead  # in the head's axes
     camera = pose.translation @ rotation * (-1 / EYE_DISTANCE)  # where it is, seen from the head
     far = (_DEPTH - camera[2]) / np.maximum(sight[:, 2], FLATTEST)
     return sight[:, :2] * far[:, None] + camera[:2]
@@ -131,8 +136,8 @@ def features(faced: np.ndarray) -> np.ndarray:
 
 def eye_heights(faced: np.ndarray) -> np.ndarray:
     """(2,) mean height over width of the person's right and left eye, of points (98, 2) from `facing`."""
-    away = faced[_UPPER] - faced[_LOWER]
-    lengths = np.hypot(away[:, 0], away[:, 1])
+    across, down = (_OPPOSITE @ faced).T
+    lengths = np.hypot(across, down)
     return lengths[:6].reshape(2, 3).sum(axis=1) / (3 * np.maximum(lengths[6:], 1e-6))
 
 

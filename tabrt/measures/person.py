@@ -77,7 +77,7 @@ class Person:
         if time > self._time:
             self._now = now, heights
             step, self._time = min(time - self._time, LONGEST_STEP), time
-            blink = self._blinks(time, float(heights.mean()), self.neutral.shut)
+            blink = self._blinks(time, sum(heights.tolist()) / 2, self.neutral.shut)
             if blink is not None:
                 self.neutral.blinked(blink.lowest)
                 blink = replace(blink, time=blink.time + later, lowest_time=blink.lowest_time + later)

@@ -32,7 +32,7 @@ USED = np.concatenate([RIGID, JAW])
 USUAL_SIZE = 0.05  # standard deviation of the rigid points over their distance: of a face at 0.6 m
 LEAST_CONFIDENCE = 0.05
 STEPS = 12  # of Gauss-Newton at most
-DONE = 2e-3  # radians, and shares of the distance, of a step after which there is no need of another …
+DONE = 3e-3  # radians, and shares of the distance, of a step after which there is no need of another …
 LONGEST = 0.5  # … and that one step may make
 LOST = 0.25  # eye distances, misfit of a pose from which a solution is sought anew
 
@@ -91,15 +91,16 @@ def head_pose(points: np.ndarray, confidence: np.ndarray, lens: Lens, last: Pose
     `last`: the pose of the frame before, near which the solution is sought; the result hardly depends on it. None
     where the points are no face's: not finite, or in one place.
     """
-    seen = (points[USED].astype(np.float64) - lens.centre) / lens.focal
-    confidence = np.maximum(confidence[USED], LEAST_CONFIDENCE)
-    if not math.isfinite(float(seen.sum() + confidence.sum())):
-        return None
+    across, down = lens.centre
+    seen = (points.T.take(USED, axis=1) - np.array([[across], [down]])) / lens.focal  # (2, N)
+    confidence = np.maximum(confidence.take(USED), LEAST_CONFIDENCE)
     found = None
     if last is not None:
         found = _refine(seen, confidence, last.unsighted, last.translation)
     if found is None or found[2] > LOST:
-        start = _start(seen)
+        if not math.isfinite(float(seen.sum() + confidence.sum())):
+            return None
+        start = _start(seen.T)
         anew = None if start is None else _refine(seen, confidence, *start)
         found = min((pose for pose in (found, anew) if pose is not None), key=lambda pose: pose[2], default=None)
     if found is None:
@@ -130,59 +131,62 @@ def _start(seen: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 _MODEL = np.ascontiguousarray(HEAD[USED])
+_PLACES = np.ascontiguousarray(np.column_stack([_MODEL, np.ones(len(USED))]).T)  # (4, N) homogeneous
+_TURNED = np.cross(np.eye(3)[:, None], _MODEL).transpose(2, 0, 1).reshape(3, -1)  # (3, 3 N): by a turn about each axis
 _BASE = np.concatenate([np.ones(len(RIGID)), np.full(len(JAW), JAW_WEIGHT)])
 _MIDDLE = len(USED) // 2
 _JAW_GONE = math.sin(math.radians(JAW_GONE))
-_TURNS = np.zeros((3, 3, 3))  # what a small turn about each axis adds to the identity
-for _axis, _after, _last in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
-    _TURNS[_axis, _last, _after], _TURNS[_axis, _after, _last] = 1, -1
-_ROWS = np.zeros((2, len(USED), 12))
-_ROWS[0, :, 0:3] = _ROWS[1, :, 3:6] = _MODEL
-_ROWS[0, :, 9] = _ROWS[1, :, 10] = 1
 
 
 def _refine(
     seen: np.ndarray, confidence: np.ndarray, rotation: np.ndarray, translation: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, float] | None:
-    """Gauss-Newton on the weighed reprojection error, in image coordinates of focal length 1, weighed anew each step.
+    """Gauss-Newton on the weighed reprojection error of points (2, N) seen by a focal length of 1, weighed anew each step.
 
     A point that lies farther off than most counts less: 1 / max(1, e / median e). Errors are taken in the plane of
-    each point and divided by its depth: so they are linear in the twelve numbers of rotation and translation.
+    each point and divided by its depth.
     """
-    base = _BASE * confidence**2
-    rows = _ROWS.copy()  # (2, N, 12): of a point's error across and down
-    rows[:, :, 6:9] = -seen.T[:, :, None] * _MODEL
-    rows[:, :, 11] = -seen.T
-    flat = rows.reshape(-1, 12)
-    tangent = np.zeros((12, 6))  # a small turn about the head's axes, then a shift
-    # The shift in depth counts as much as one aside: without that the equations of a far face cannot be solved.
-    tangent[9:, 3:] = np.diag([1, 1, float(translation[2]) / EYE_DISTANCE])
+    base = _BASE * (confidence * confidence)
+    pose = np.empty((3, 4))
+    pose[:, :3], pose[:, 3] = rotation, translation
+    # A small turn about the head's axes, then a shift. That in depth counts as much as one aside: without that the
+    # equations of a far face cannot be solved.
+    deep = float(translation[2]) / EYE_DISTANCE
+    moves = np.zeros((6, 2, len(USED)))
+    moves[3, 0] = moves[4, 1] = 1
+    moves[5] = -deep * seen
+    flat = moves.reshape(6, -1)
     for _ in range(STEPS):
-        depth = _MODEL @ rotation[2] + translation[2]
+        placed = pose @ _PLACES
+        depth = placed[2]
         if depth.min() <= 1e-3:
             return None
-        away = flat @ np.concatenate([rotation.ravel(), translation])
-        errors = np.hypot(away[: len(USED)], away[len(USED) :]) / depth
-        middle = max(float(np.partition(errors, _MIDDLE)[_MIDDLE]), 1e-9)
-        weights = base / np.maximum(errors / middle, 1.0) * (translation[2] / depth) ** 2
-        weights[len(RIGID) :] *= max(0.0, 1 - abs(float(rotation[0, 2])) / _JAW_GONE)
-        tangent[:9, :3] = (rotation @ _TURNS).reshape(3, 9).T
-        jacobian = flat @ tangent
-        weighed = (jacobian.reshape(2, -1, 6) * weights[:, None]).reshape(-1, 6).T
-        solved, step = cv2.solve(weighed @ jacobian, -(weighed @ away), flags=cv2.DECOMP_CHOLESKY)
-        step = np.concatenate([step[:3, 0], tangent[9:, 3:] @ step[3:, 0]])
-        size = max(map(abs, (*step[:3].tolist(), *(step[3:] / translation[2]).tolist())))
-        if not (solved and math.isfinite(size)):
+        away = placed[:2] - seen * depth
+        errors = np.hypot(away[0], away[1]) / depth
+        ordered = errors.copy()
+        ordered.partition(_MIDDLE)
+        near = float(pose[2, 3]) / depth
+        weights = base * near * near / np.maximum(errors * (1 / max(float(ordered[_MIDDLE]), 1e-9)), 1.0)
+        weights[len(RIGID) :] *= max(0.0, 1 - abs(float(pose[0, 2])) / _JAW_GONE)
+        turned = (pose[:, :3] @ _TURNED).reshape(3, 3, -1)  # axis of the camera, turn, point
+        np.subtract(turned[:2], seen[:, None] * turned[2], out=moves[:3].swapaxes(0, 1))
+        weighed = (moves * weights).reshape(6, -1)
+        solved, step = cv2.solve(weighed @ flat.T, weighed @ away.ravel(), flags=cv2.DECOMP_CHOLESKY)
+        far = float(pose[2, 3])
+        *turn, right, down, out = step[:, 0].tolist()
+        sizes = (*map(abs, turn), abs(right / far), abs(down / far), abs(out * deep / far))
+        if not (solved and math.isfinite(sum(sizes))):
             return None
-        if size > LONGEST:
-            step *= LONGEST / size
-        rotation = rotation @ cv2.Rodrigues(step[:3])[0]
-        translation = translation + step[3:]
+        size = max(sizes)
+        share = -min(1.0, LONGEST / max(size, LONGEST))
+        pose[:, :3] = pose[:, :3] @ cv2.Rodrigues(step[:3] * share)[0]
+        pose[:, 3] += (right * share, down * share, out * deep * share)
         if size < DONE:
             break
     sure = confidence[: len(RIGID)]
-    rms = math.sqrt(float(sure @ errors[: len(RIGID)] ** 2) / float(sure.sum()))
-    return rotation, translation, rms * float(translation[2]) / EYE_DISTANCE
+    misfit = errors[: len(RIGID)]
+    rms = math.sqrt(float(sure @ (misfit * misfit)) / float(sure.sum()))
+    return pose[:, :3], pose[:, 3], rms * float(pose[2, 3]) / EYE_DISTANCE
 
 
 def _to_sight(translation: np.ndarray) -> np.ndarray:
