@@ -141,10 +141,10 @@ _JAW_GONE = math.sin(math.radians(JAW_GONE))
 def _refine(
     seen: np.ndarray, confidence: np.ndarray, rotation: np.ndarray, translation: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, float] | None:
-    """Gauss-Newton on the weighed reprojection error of points (2, N) seen by a focal length of 1, weighed anew each step.
+    """Gauss-Newton on the weighed reprojection error of points (2, N) seen by a focal length of 1.
 
-    A point that lies farther off than most counts less: 1 / max(1, e / median e). Errors are taken in the plane of
-    each point and divided by its depth.
+    They are weighed anew each step: a point that lies farther off than most counts less, 1 / max(1, e / median e).
+    Errors are taken in the plane of each point and divided by its depth.
     """
     base = _BASE * (confidence * confidence)
     pose = np.empty((3, 4))
@@ -183,10 +183,16 @@ def _refine(
         pose[:, 3] += (right * share, down * share, out * deep * share)
         if size < DONE:
             break
-    sure = confidence[: len(RIGID)]
-    misfit = errors[: len(RIGID)]
-    rms = math.sqrt(float(sure @ (misfit * misfit)) / float(sure.sum()))
-    return pose[:, :3], pose[:, 3], rms * float(pose[2, 3]) / EYE_DISTANCE
+    return pose[:, :3], pose[:, 3], _misfit(pose, seen, confidence)
+
+
+def _misfit(pose: np.ndarray, seen: np.ndarray, confidence: np.ndarray) -> float:
+    """Root mean square distance of the rigid points (2, N) from where a pose (3, 4) has them, in eye distances."""
+    count, sure = len(RIGID), confidence[: len(RIGID)]
+    placed = pose @ _PLACES[:, :count]
+    away = placed[:2] / placed[2] - seen[:, :count]
+    mean = float((away * away).sum(axis=0) @ sure) / float(sure.sum())
+    return math.sqrt(mean) * float(pose[2, 3]) / EYE_DISTANCE
 
 
 def _to_sight(translation: np.ndarray) -> np.ndarray:
