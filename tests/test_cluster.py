@@ -128,6 +128,13 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPat
         next(on_cluster([], Watch(), "nonsense://"))
 
 
+def test_a_scheduler_that_is_lost_is_told_in_words():
+    lost = distributed.client.FutureCancelledError("tabrt-1", "scheduler-connection-lost")
+    assert clusters._lost(lost).startswith("the scheduler was lost; start it again")
+    killed = distributed.scheduler.KilledWorker("tabrt-1", None, 3)
+    assert clusters._lost(killed).startswith("all workers that had it were lost")
+
+
 def test_paths_are_those_of_any_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     Path("mine.onnx").touch()

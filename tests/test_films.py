@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,9 +20,12 @@ import av
 import pytest
 from conftest import CLIP, TIMES, command, environment
 
-from tabrt.commands.films import films, planned
+from tabrt.commands.films import Board, films, planned
+from tabrt.commands.jobs import Outcome
 from tabrt.commands.naming import Source, expanded, films_of, targets
 from tabrt.commands.options import VideosOptions
+from tabrt.commands.progress import Standing
+from tabrt.commands.summary import Summary
 from tabrt.errors import TabrtError
 from tabrt.sinks import landmark_lines
 
@@ -191,6 +196,45 @@ def test_a_film_that_is_not_given_the_room_it_needs_leaves_the_others_theirs(run
     assert [lines_in(tmp_path / "points" / f"{name}.jsonl") for name in ("a", "c")] == [len(TIMES)] * 2
     assert (tmp_path / "points" / "b_long.jsonl").read_bytes().endswith(b"\n")
     assert lines_in(tmp_path / "points" / "b_long.jsonl") > len(TIMES)
+
+
+# ------------------------------------------------------------------------------------------------- what is shown
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(monkeypatch: pytest.MonkeyPatch, stderr: io.StringIO) -> str:
+    """What a board shows of two films, of which one is done and one is begun again."""
+    monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.setattr("tabrt.commands.films.SECONDS_BETWEEN_LINES", 0.0)
+    board = Board(["a.mp4", "[b].mp4"])
+    board(0, None)
+    board(1, None)
+    time.sleep(0.01)
+    board(0, Standing(5, 10, 1, 25.0))
+    board(1, None)
+    board.end(Outcome(0, 2.0, problem="it is no film"))
+    board.end(Outcome(1, 3.0, Summary(10, 1, {}, (), ())))
+    board.close()
+    return stderr.getvalue()
+
+
+def test_without_a_terminal_films_are_told_of_in_lines(monkeypatch: pytest.MonkeyPatch):
+    assert shown(monkeypatch, io.StringIO()).splitlines() == [
+        "[b].mp4: begun again, for who did it was lost",
+        "1 of 2 films: a.mp4 failed",
+        "2 of 2 films: [b].mp4 done in 3.0 s",
+    ]
+
+
+def test_on_a_terminal_there_is_a_bar_a_film_and_one_for_all(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    text = shown(monkeypatch, Terminal())
+    for line in ("0 of 2 films", "a.mp4", "1 of 2 films: a.mp4 failed", "2 of 2 films: [b].mp4 done in 3.0 s"):
+        assert line in text
 
 
 # ------------------------------------------------------------------------------------------------- being stopped

@@ -19,6 +19,7 @@ from tabrt.hardware import available_threads
 
 PATIENCE = 10.0  # seconds for a scheduler to answer, and for workers to close their files
 SECONDS_BETWEEN_WORDS = 1.0  # of a worker on its job
+ENDING = ("closing", "closed", "failed")  # states of a worker
 
 
 def on_cluster(jobs: Sequence[Job], watch: Watcher, address: str) -> Iterator[Outcome]:
@@ -30,7 +31,8 @@ def on_cluster(jobs: Sequence[Job], watch: Watcher, address: str) -> Iterator[Ou
         import distributed
     except ModuleNotFoundError as problem:
         raise missing_package(problem, "cluster") from problem
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what is to be said of workers is said here
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what is to be said is said here
     try:
         client = distributed.Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError) as problem:
@@ -81,12 +83,13 @@ class _Run:
 
     def _outcome(self, number: int, future: Any) -> Outcome:
         self._busy.discard(number)
-        problem = future.exception()
-        if problem is None:
+        try:
             outcome: Outcome = future.result()
             return outcome
-        seconds = time.monotonic() - self._since.get(number, time.monotonic())
-        return Outcome(number, seconds, problem=_lost(problem))
+        except Exception as problem:
+            now = time.monotonic()
+            seconds = now - self._since.get(number, now)
+            return Outcome(number, seconds, problem=_lost(problem))
 
     def _break_off(self, futures: Sequence[Any]) -> None:
         if not futures:
@@ -105,6 +108,8 @@ class _Run:
 def _lost(problem: BaseException) -> str:
     if type(problem).__name__ == "KilledWorker":
         return "all workers that had it were lost, one after the other; do they have the memory for it?"
+    if type(problem).__name__ == "FutureCancelledError":
+        return "the scheduler was lost; start it again, and call again with --skip-finished"
     if isinstance(problem, ModuleNotFoundError):
         return f"a worker cannot import {problem.name}; install the same tabrt on all machines"
     return f"the cluster could not do it ({type(problem).__name__}: {first_line(problem)})"
@@ -131,21 +136,22 @@ def _named(job: Job) -> dict[str, str]:
 
 def _do(number: int, job: Job, topic: str, version: str) -> Outcome:
     """Do a job on this worker, and tell whoever gave it how far it is."""
-    from distributed import get_worker
+    from distributed import Reschedule, get_worker
 
     worker = get_worker()
     key = f"{topic}-{number}"
-    spoken = 0.0
+    spoken, wanted = 0.0, True
 
     def say(state: str, standing: tuple[Any, ...] = ()) -> None:
         worker.log_event(topic, {"number": number, "state": state, "standing": standing})
 
     def tell(now: Standing) -> None:
-        nonlocal spoken
+        nonlocal spoken, wanted
         if time.monotonic() - spoken > SECONDS_BETWEEN_WORDS:
             spoken = time.monotonic()
             task = worker.state.tasks.get(key)
-            if task is None or task.state == "cancelled" or worker.status.name != "running":
+            wanted = task is not None and task.state != "cancelled" and worker.status.name not in ENDING
+            if not wanted:
                 raise TabrtError("broken off")
             say("doing", (now.frames, now.total, now.faces, now.speed))
 
@@ -155,6 +161,9 @@ def _do(number: int, job: Job, topic: str, version: str) -> Outcome:
     say("begun")
     try:
         threads = job.threads or max(1, available_threads(None) // worker.state.nthreads)
-        return do(number, replace(job, threads=threads), tell)
+        outcome = do(number, replace(job, threads=threads), tell)
     finally:
         say("ended")
+    if not wanted:
+        raise Reschedule  # should it be this worker that ends, another one does it
+    return outcome

@@ -46,8 +46,8 @@ def films(options: VideosOptions) -> tuple[list[str], str | None]:
     outcomes = _done(jobs, names, _runner(options))
     failed = [_failure(jobs[outcome.number], outcome.problem) for outcome in outcomes if outcome.problem is not None]
     lines = [*_table(names, outcomes, time.monotonic() - start), *lines, *_notes(names, outcomes), *failed]
-    problem = f"{len(failed)} of {count} films failed, the others are done; see above" if failed else None
-    return lines, problem
+    others = "" if len(failed) == count else ", the others are done"
+    return lines, f"{len(failed)} of {count} films failed{others}; see above" if failed else None
 
 
 def planned(options: VideosOptions) -> tuple[list[Job], list[Job]]:

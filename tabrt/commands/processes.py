@@ -80,7 +80,7 @@ class _Worker:
         except (EOFError, OSError):
             self.alive = False
             self._process.join()
-            why = f"the process that did it ended with {_ending(self._process.exitcode)}; give it to a single run"
+            why = f"the process that did it ended with {_ending(self._process.exitcode)}; give fewer --jobs"
             return Outcome(self._number, time.monotonic() - self._since, problem=why)
         if isinstance(said, Outcome):
             return said
