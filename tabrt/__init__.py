@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tabrt.faces import Face, Frame, Scene
     from tabrt.film import open_film
     from tabrt.geometry import Box
+    from tabrt.sinks.alignment import align, put_back
     from tabrt.sinks.landmarks import read_landmarks
     from tabrt.topology import to_68
     from tabrt.tracking import Tracker
@@ -45,9 +46,11 @@ __all__ = [
     "TabrtError",
     "Tracker",
     "__version__",
+    "align",
     "draw",
     "load_engine",
     "open_film",
+    "put_back",
     "read_landmarks",
     "to_68",
 ]
@@ -62,9 +65,11 @@ _HOMES = {
     "Scene": "tabrt.faces",
     "TabrtError": "tabrt.errors",
     "Tracker": "tabrt.tracking",
+    "align": "tabrt.sinks",
     "draw": "tabrt.drawing",
     "load_engine": "tabrt.engines",
     "open_film": "tabrt.film",
+    "put_back": "tabrt.sinks",
     "read_landmarks": "tabrt.sinks",
     "to_68": "tabrt.topology",
 }

@@ -101,6 +101,27 @@ def check_outputs(inputs: Sequence[str | Path], *outputs: str | Path | None, ove
         taken.add(_identity(path))
 
 
+def check_folder(folder: str | Path | None, overwrite: bool = True) -> None:
+    """Raise TabrtError, before any work, for a folder that files cannot go into.
+
+    overwrite: whether it may hold something already.
+    """
+    if folder is None:
+        return
+    path = Path(folder)
+    try:
+        if os.path.lexists(path) and not path.is_dir():
+            raise TabrtError(f"{printable(path)} is a file, not a folder; name another")
+        if path.is_dir() and not overwrite and any(path.iterdir()):
+            raise TabrtError(f"{printable(path)} holds files already; choose another folder, or give --overwrite")
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise TabrtError(f"{printable(path)} may not be written; choose another folder, or change its rights")
+    except (OSError, ValueError) as problem:
+        why = first_line(problem)
+        raise TabrtError(f"the folder {printable(path)} cannot be made ({why}); choose another") from None
+
+
 def _check_writable(path: Path) -> None:
     try:
         os.lstat(path)

@@ -29,7 +29,7 @@ MAY_LOAD_TORCH = ("network", "exporting", "engines/torch.py", "engines/decoding.
 
 def test_the_public_names_are_these_and_can_be_had():
     classes = ["Box", "Face", "Frame", "Scene", "TabrtError", "Tracker"]
-    functions = ["draw", "load_engine", "open_film", "read_landmarks", "to_68"]
+    functions = ["align", "draw", "load_engine", "open_film", "put_back", "read_landmarks", "to_68"]
     assert tabrt.__all__ == [*classes, "__version__", *functions]
     for name in tabrt.__all__:
         assert getattr(tabrt, name) is not None
@@ -50,7 +50,9 @@ def test_a_type_checker_sees_that_a_name_is_unknown(tmp_path):
     program.write_text("import tabrt\n" + "".join(f"tabrt.{name}\n" for name in [*tabrt.__all__, "Trakcer"]))
     words = [f"--cache-dir={tmp_path}", "--config-file=", "--ignore-missing-imports", str(program)]
     found = [line for line in api.run(words)[0].splitlines() if "program.py:" in line]
-    assert len(found) == 1 and 'program.py:14: error: Module has no attribute "Trakcer"' in found[0]
+    assert (
+        len(found) == 1 and f'program.py:{len(tabrt.__all__) + 2}: error: Module has no attribute "Trakcer"' in found[0]
+    )
 
 
 def test_a_missing_system_library_is_named_with_the_line_that_installs_it(tmp_path):

@@ -16,14 +16,14 @@ from rich.progress import TaskID, TextColumn
 from tabrt.commands.cluster import on_cluster
 from tabrt.commands.finished import is_finished, was_begun
 from tabrt.commands.jobs import Job, Outcome, Runner, one_after_the_other
-from tabrt.commands.naming import Source, films_of, targets, without_outputs
+from tabrt.commands.naming import NAME, Source, films_of, targets, without_outputs
 from tabrt.commands.options import FilmOptions, VideoOptions, VideosOptions
 from tabrt.commands.processes import side_by_side
 from tabrt.commands.progress import SECONDS_BETWEEN_LINES, Standing, bar
 from tabrt.commands.remote import brought_here, is_remote, is_there
 from tabrt.commands.video import video
 from tabrt.errors import TabrtError
-from tabrt.files import check_outputs, printable, without_password
+from tabrt.files import check_folder, check_outputs, printable, without_password
 
 WRITTEN_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
 MOST_NAMED = 3  # films, in a line
@@ -59,16 +59,24 @@ def planned(options: VideosOptions) -> tuple[list[Job], list[Job]]:
     sources = without_outputs(sources, options.out, _film_name)
     outs = targets(options.out, sources, "films", "--out", _film_name)
     landmarks = targets(options.landmarks, sources, "films", "--landmarks", _landmark_name)
+    crops = _crop_folders(options.crops, sources)
     shared = {field.name: getattr(options, field.name) for field in fields(FilmOptions)}
     shared["overwrite"] = True  # checked here, for all; what a lost worker left behind is written over
     jobs = [
-        VideoOptions(**shared | {"source": source.path, "out": _at(outs, index), "landmarks": _at(landmarks, index)})
+        VideoOptions(
+            **shared
+            | {"source": source.path, "out": _at(outs, index), "landmarks": _at(landmarks, index)}
+            | {"crops": _at(crops, index)}
+        )
         for index, source in enumerate(sources)
     ]
     _check([job.source for job in jobs], _outputs(jobs))
     finished = {job for job in jobs if options.skip_finished and is_finished(job)}
     begun = {job for job in jobs if options.skip_finished and was_begun(job)}
     _check([], _outputs(job for job in jobs if job not in finished | begun), options.overwrite)
+    for job in jobs:
+        if job not in finished:
+            check_folder(job.crops, options.overwrite or job in begun)
     return [job for job in jobs if job not in finished], list(finished)
 
 
@@ -92,6 +100,17 @@ def _film_name(source: Source) -> str:
     """The film's own name, as .mp4 where its kind is not written."""
     suffix = Path(source.file_name).suffix.lower()
     return source.file_name if suffix in WRITTEN_SUFFIXES else f"{source.name}.mp4"
+
+
+def _crop_folders(crops: str | None, sources: Sequence[Source]) -> list[str]:
+    """The folder for the crops of each film: that of one alone, one in it for each of several."""
+    if crops is None:
+        return []
+    if is_remote(crops):
+        raise TabrtError(f"--crops {crops}: crops are written to this machine; name a folder here")
+    if len(sources) == 1 and NAME not in crops:
+        return [crops]
+    return targets(crops if NAME in crops else f"{crops}/", sources, "films", "--crops", lambda source: source.name)
 
 
 def _landmark_name(source: Source) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import mimetypes
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +19,9 @@ from tabrt.commands.summary import Summary, drawing, landmark_header, stages, su
 from tabrt.detection import Detector
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame, Scene
-from tabrt.files import check_outputs, printable
+from tabrt.files import check_folder, check_outputs, printable
 from tabrt.film import PICTURE_SUFFIXES, left_out, pictures_in, read_image
-from tabrt.sinks import LandmarkWriter, PictureSink, Sink
+from tabrt.sinks import CropSink, LandmarkWriter, PictureSink, Sink, crop_transforms
 from tabrt.tracking import Tracker
 
 MOST_NAMED = 5  # pictures, in a line
@@ -36,6 +38,7 @@ def image(options: ImageOptions, tracker: Tracker | None = None) -> Summary:
     drawn = [Path(each) for each in targets(options.out, named, "pictures", "--out", _written_name)]
     pictures = [Path(picture.path) for picture in named]
     check_outputs(pictures, *drawn, options.landmarks, overwrite=options.overwrite)
+    check_folder(options.crops, options.overwrite)
     watch = Stopwatch()
     problems: list[str] = []
     with ExitStack() as stack:
@@ -65,12 +68,28 @@ def _sinks(
     yield _Doubts(pictures)
     if options.out is not None:
         yield Timed(watch, "encode", PictureSink(drawn))
+    aligning = options.aligning(tracker.topology)
+    if options.crops is not None and aligning is not None:
+        stems = _stems(pictures)
+        named = lambda scene, face: f"{stems[scene.frame.index]}-{face.id}"  # noqa: E731
+        yield CropSink(Path(options.crops), aligning, options.cut_ids, named)
     if options.landmarks is not None:
         names = [str(path) for path in pictures]
         source, size = (names[0], _size(pictures[0])) if len(names) == 1 else (names, (None, None))
         header = landmark_header(options, tracker, source, size, "none")
-        tags = {"picture": lambda scene: printable(names[scene.frame.index])}
+        tags: dict[str, Callable[[Scene], Any]] = {"picture": lambda scene: printable(names[scene.frame.index])}
+        if aligning is not None:
+            header["crops"], tags["crops"] = (
+                aligning.told,
+                crop_transforms(aligning, options.landmarks, options.cut_ids),
+            )
         yield Timed(watch, "write", LandmarkWriter(options.landmarks, header, tracker.topology, tags, options.measures))
+
+
+def _stems(pictures: Sequence[Path]) -> list[str]:
+    """What the crops of each picture are called: its name without the suffix, where no other is called so."""
+    count = Counter(path.stem for path in pictures)
+    return [path.stem if count[path.stem] == 1 else f"{number}-{path.name}" for number, path in enumerate(pictures)]
 
 
 class _Doubts(Sink):

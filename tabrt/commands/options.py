@@ -18,6 +18,7 @@ from tabrt.variants import DEFAULT_MODEL, DEFAULT_WIDTH, SHIPPED, WIDTHS, varian
 if TYPE_CHECKING:
     from tabrt.hiding import Hiding
     from tabrt.measures import Calibration
+    from tabrt.sinks import Aligning
     from tabrt.topology import Topology
     from tabrt.tracking import Tracker
 
@@ -28,6 +29,7 @@ else:
 DEFAULT_SMOOTHING = 0.7  # that of tabrt.tracking.smoothing, which would be slow to import
 DEFAULT_MIN_SCORE = 0.4  # that of tabrt.tracking.tracker
 DEFAULT_MARGIN = 0.2  # that of tabrt.hiding
+DEFAULT_CROP_MARGIN = 0.25  # that of tabrt.sinks.alignment
 MOST_HIDDEN = 20  # faces that are followed at least, where none may be left out
 
 EngineName = Literal["auto", "onnxruntime", "openvino", "tensorrt", "torch"]
@@ -36,6 +38,7 @@ DetectorName = Literal["onnxruntime", "mediapipe"]
 What = Literal["points", "boundaries"]
 Hide = Literal["blur", "mosaic", "black"]
 HIDES: tuple[Hide, ...] = get_args(Hide)
+AlignmentName = Literal["plain", "ffhq", "arcface"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +137,7 @@ class TrackingOptions(NetworkOptions):
 
 
 # Where things are, and how fast: not what is written. The network has its own place in landmark files.
-_MAKES_NO_DIFFERENCE = {"out", "landmarks", "overwrite"} | {field.name for field in fields(NetworkOptions)}
+_MAKES_NO_DIFFERENCE = {"out", "landmarks", "crops", "overwrite"} | {field.name for field in fields(NetworkOptions)}
 
 Out = typer.Option(metavar="OUT.mp4", help="Write the film with the faces drawn here.")
 Landmarks = Annotated[
@@ -200,13 +203,40 @@ class OutputOptions(HidingOptions):
     landmarks: Landmarks = None
     overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Replace files that are there already.")] = False
     draw: Annotated[What, typer.Option(help="What to draw: points, or the network's boundary maps too.")] = "points"
+    crops: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Write the faces here, cut out and upright, as PNG.")
+    ] = None
+    crop_align: Annotated[
+        AlignmentName, typer.Option(help="How they lie: plain with a margin, or as FFHQ or ArcFace have them.")
+    ] = "plain"
+    crop_size: Annotated[
+        int | None, typer.Option(metavar="PX", help="Their side.", show_default="256; ffhq 512, arcface 112")
+    ] = None
+    crop_margin: Annotated[float, typer.Option(min=0, max=4, help="Around plain ones, in sizes of the face.")] = (
+        DEFAULT_CROP_MARGIN
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.out is None and self.landmarks is None:
-            raise typer.BadParameter("nothing to write: give --out, --landmarks or both")
-        if self.out is None and self.hide is not None:
+        if self.out is None and self.landmarks is None and self.crops is None:
+            raise typer.BadParameter("nothing to write: give --out, --landmarks or --crops")
+        if self.hide is not None and self.out is None and self.crops is None:
             raise typer.BadParameter("--hide is about pictures, of which none are written; give --out, too")
+        if self.hide is not None and self.crops is not None and not self.shown_ids:
+            raise typer.BadParameter("--hide covers the faces that --crops would cut out; give them in two calls")
+        if self.crops is None and (self.crop_size is not None or self.crop_align != "plain"):
+            raise typer.BadParameter("this is about crops, of which none are written; give --crops DIR, too")
+
+    def aligning(self, topology: Topology) -> Aligning | None:
+        """How faces are cut out; None where they are not. Raises TabrtError."""
+        from tabrt.sinks import Aligning
+
+        return Aligning(topology, self.crop_align, self.crop_size, self.crop_margin) if self.crops is not None else None
+
+    @property
+    def cut_ids(self) -> frozenset[int] | None:
+        """The ids that are cut out; None for all."""
+        return None if self.hide is None else self.shown_ids
 
     @property
     def boundaries(self) -> bool:
@@ -235,6 +265,12 @@ class FilmOptions(OutputOptions):
         str | None, typer.Option(help="Encoder of the film, as ffmpeg calls it.", show_default="libx264")
     ] = None
     crf: Annotated[int, typer.Option(min=0, max=63, help="Quality of the film: lower is better and larger.")] = 20
+    crop_films: Annotated[bool, typer.Option("--crop-films", help="Write --crops as a film for each id.")] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.crop_films and self.crops is None:
+            raise typer.BadParameter("--crop-films says how --crops is written; give --crops DIR, too")
 
     @property
     def differing(self) -> dict[str, Any]:

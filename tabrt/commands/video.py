@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from pathlib import Path
 
 from tabrt.ahead import ahead
 from tabrt.commands.options import VideoOptions
@@ -17,7 +18,7 @@ from tabrt.commands.summary import Summary, drawing, landmark_header, stages, su
 from tabrt.faces import Scene
 from tabrt.files import check_outputs, fingerprint
 from tabrt.film import Film, FilmWriter, open_film
-from tabrt.sinks import FilmSink, LandmarkWriter, Sink
+from tabrt.sinks import Aligning, CropFilms, CropSink, FilmSink, LandmarkWriter, Sink, crop_transforms
 from tabrt.tracking import Tracker
 
 DEPTH = 8  # frames that decoding, and scenes that tracking, may run ahead
@@ -63,7 +64,18 @@ def _sinks(options: VideoOptions, film: Film, tracker: Tracker, watch: Stopwatch
         hidden = options.hide is not None
         writer = FilmWriter(options.out, *size, film.rate, options.codec, options.crf, film, anonymous=hidden)
         yield Timed(watch, "encode", FilmSink(writer))
+    aligning = options.aligning(tracker.topology)
+    if options.crops is not None and aligning is not None:
+        yield Timed(watch, "write", _crops(options, Path(options.crops), aligning, film))
     if options.landmarks is not None:
         header = landmark_header(options, tracker, options.called or options.source, (film.width, film.height), "film")
         header |= {"fingerprint": fingerprint(options.source), "options": options.differing}
-        yield Timed(watch, "write", LandmarkWriter(options.landmarks, header, tracker.topology, None, options.measures))
+        header |= {} if aligning is None else {"crops": aligning.told}
+        tags = None if aligning is None else {"crops": crop_transforms(aligning, options.landmarks, options.cut_ids)}
+        yield Timed(watch, "write", LandmarkWriter(options.landmarks, header, tracker.topology, tags, options.measures))
+
+
+def _crops(options: VideoOptions, folder: Path, aligning: Aligning, film: Film) -> Sink:
+    if options.crop_films:
+        return CropFilms(folder, aligning, film.rate, options.cut_ids)
+    return CropSink(folder, aligning, options.cut_ids)

@@ -1,5 +1,7 @@
 """What a scene can become: knows no camera and no tracker."""
 
+from tabrt.sinks.alignment import ALIGNMENTS, Aligning, align, put_back
+from tabrt.sinks.crops import CropFilms, CropSink, crop_transforms
 from tabrt.sinks.film import FilmSink, PictureSink, write_image
 from tabrt.sinks.ifacialmocap import IFacialMocapSink
 from tabrt.sinks.landmarks import Landmarks, read_landmarks
@@ -12,6 +14,10 @@ from tabrt.sinks.virtual_camera import VirtualCamera, find_pyvirtualcam
 from tabrt.sinks.vmc import VmcSink
 
 __all__ = [
+    "ALIGNMENTS",
+    "Aligning",
+    "CropFilms",
+    "CropSink",
     "FilmSink",
     "IFacialMocapSink",
     "LandmarkWriter",
@@ -23,11 +29,14 @@ __all__ = [
     "Sink",
     "VirtualCamera",
     "VmcSink",
+    "align",
+    "crop_transforms",
     "find_pyvirtualcam",
     "host_and_port",
     "landmark_lines",
     "landmark_state",
     "landmark_suffix",
+    "put_back",
     "read_landmarks",
     "write_image",
 ]
