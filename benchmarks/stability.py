@@ -275,7 +275,7 @@ def run(effort: str, model: str, faces: Path | None) -> Report:
         tracker = stack.enter_context(Tracker(model=model, faces=1, threads=threads))
         card = tracker.engine.card
         films = watch_all(effort, tracker, peers)
-        spoken = _spoken(tracker, (faces or LABELLED).parent.parent / "videos", effort)
+        spoken = _spoken(tracker, (faces or LABELLED).parent / "videos", effort)
     strengths = pick(effort, np.linspace(0, 1, 21), np.linspace(0, 1, 11), np.array([0, 0.5, 1.0])).round(3).tolist()
     curve = [{"strength": s, **measure(films, OURS, ours(s, card.topology))} for s in strengths]
     grid = [

@@ -245,7 +245,7 @@ def test_each_line_of_pictures_says_which_one_it_is_of_and_all_faces_count(run: 
         ("in/b.png", 0),
         ("in/c.png", 2),
     ]
-    assert_one_line(run("image", "*.bmp", "--landmarks", "none.csv"), "*.bmp")
+    assert_one_line(run("image", "*.bmp", "--landmarks", "none.csv"), "nothing matches the pattern *.bmp")
 
 
 def test_one_picture_to_one_file(run: Run, clip: Path, tmp_path: Path):

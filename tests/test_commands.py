@@ -163,7 +163,7 @@ def test_progress_counts_frames_and_faces():
     for scene in (scene_with(), scene_with(1), scene_with(1, 2), scene_with(3)):
         progress(scene)
     assert "4 frames in" in totals(progress)
-    assert "faces 3, in 3 of the frames" in totals(progress)
+    assert "faces 3, in 3 of the frames, at most 2 at once" in totals(progress)
     empty = Progress()
     empty(scene_with())
     assert "no face found" in totals(empty)

@@ -7,6 +7,7 @@ import json
 import math
 import urllib.request
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,47 @@ def test_the_picture_shows_axes_gaze_and_bars():
     assert where["out"][:, 0].max() > nose[0] + 10  # the face is turned to the picture's right
     assert (np.abs(drawn - (90, 245, 255)) < 12).all(axis=2).sum() > 20  # lines of sight
     assert not plain.frame.image.any()
+
+
+def drawn_at(*places: tuple[float, float, float]) -> tuple[np.ndarray, list]:
+    """What is drawn, on white, of faces with open mouths at these places (m); and the faces."""
+    plain = scene(*(face(seen(-10, 0, 0, at, OPEN_MOUTH), number) for number, at in enumerate(places, 1)))
+    white = replace(plain, frame=replace(plain.frame, image=np.full_like(plain.frame.image, 255)))
+    return Drawing((Expression(),))(white).picture, list(plain.faces)
+
+
+def plates(picture: np.ndarray) -> np.ndarray:
+    """Where panels darken a white picture (their background alone)."""
+    return (np.abs(picture.astype(int) - 76) <= 1).all(axis=2)
+
+
+@pytest.mark.parametrize("at", [(0, 0, 0.5), (0.2, 0, 0.5), (-0.2, 0.1, 0.5), (0, 0.15, 0.6)])
+def test_the_panel_lies_beside_the_face_and_in_the_picture(at):
+    picture, (one,) = drawn_at(at)
+    plate = plates(picture)
+    assert plate.sum() > 3000
+    left, top, right, bottom = (round(side) for side in (one.box.left, one.box.top, one.box.right, one.box.bottom))
+    assert plate[max(top, 0) : bottom, max(left, 0) : right].sum() < 0.1 * plate.sum()
+
+
+def test_panels_of_two_faces_lie_apart():
+    both, _ = drawn_at((-0.12, 0, 0.6), (0.12, 0, 0.6))
+    alone = [plates(drawn_at(at)[0]).sum() for at in ((-0.12, 0, 0.6), (0.12, 0, 0.6))]
+    assert plates(both).sum() > 0.5 * sum(alone)
+
+
+def test_a_face_that_fills_the_picture_is_hardly_covered():
+    picture, (one,) = drawn_at((0, 0, 0.2))
+    assert one.box.height > 0.8 * picture.shape[0]
+    assert 0 < plates(picture).sum() < 0.15 * picture[..., 0].size
+
+
+def test_a_small_face_gets_its_axes_alone():
+    picture, (one,) = drawn_at((0, 0, 1.6))
+    assert one.box.height < 80
+    assert not plates(picture).any()
+    assert not (np.abs(picture.astype(int) - (90, 245, 255)) < 12).all(axis=2).any()  # no lines of sight
+    assert (picture.min(axis=2) < 100).any()  # but axes
 
 
 def test_faces_without_a_pose_and_outside_the_picture_are_no_trouble():

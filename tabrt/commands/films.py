@@ -172,7 +172,7 @@ class Board:
         if number not in self._tasks:
             self._tasks[number] = self._bar.add_task(self._names[number], total=None, told="")
         if now is not None:
-            told = f"{now.frames} frames · {now.speed:.1f}/s · faces {now.faces}"
+            told = f"{now.frames} frames · {now.speed:.1f}/s · faces {now.faces} now"
             self._bar.update(self._tasks[number], completed=now.frames, total=now.total, told=told)
         self._show_all()
 

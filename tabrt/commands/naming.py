@@ -48,11 +48,15 @@ class Source:
 def expanded(names: Iterable[str]) -> Iterator[str]:
     """The names, and what the patterns among them stand for where no shell has expanded them, each once.
 
-    A name of nothing that is there comes as it is: it may be an address, and whoever opens it says what it lacks.
+    A name of nothing that is there comes as it is: it may be an address, and whoever opens it says what it lacks. A
+    pattern that nothing matches raises TabrtError.
     """
     seen: set[str] = set()
     for name in names:
-        found = [] if os.path.lexists(name) or "://" in name else sorted(glob.glob(name, recursive=True))
+        itself = os.path.lexists(name) or "://" in name
+        found = [] if itself else sorted(glob.glob(name, recursive=True))
+        if not itself and not found and glob.has_magic(name):
+            raise TabrtError(f"nothing matches the pattern {printable(name)}; check its folder and its ending")
         for each in found or [name]:
             if _place(each) not in seen:
                 seen.add(_place(each))

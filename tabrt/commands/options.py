@@ -92,7 +92,7 @@ class TrackingOptions(NetworkOptions):
     detector: Annotated[DetectorName, typer.Option(help="What runs the face detector.")] = "onnxruntime"
     measures: Annotated[
         bool,
-        typer.Option("--measures", help="Tell head pose, gaze and expression too: drawn, in landmark files and OSC."),
+        typer.Option("--measures", help="Tell head pose, gaze and expression too: drawn and in landmark files."),
     ] = False
     fov: Annotated[
         str | None,
@@ -244,6 +244,15 @@ class OutputOptions(HidingOptions):
         return self.out is not None and self.drawn and self.draw == "boundaries"
 
 
+def _check_time(option: str, time: float | str) -> None:
+    from tabrt.film import seconds
+
+    try:
+        seconds(time)
+    except TabrtError as problem:
+        raise typer.BadParameter(f"{option}: {problem}") from None
+
+
 @dataclass(frozen=True, kw_only=True)
 class FilmOptions(OutputOptions):
     """What is done to each film."""
@@ -271,6 +280,9 @@ class FilmOptions(OutputOptions):
         super().__post_init__()
         if self.crop_films and self.crops is None:
             raise typer.BadParameter("--crop-films says how --crops is written; give --crops DIR, too")
+        for option, time in (("--from", self.start), ("--to", self.end)):
+            if time is not None:
+                _check_time(option, time)
 
     @property
     def differing(self) -> dict[str, Any]:

@@ -103,7 +103,7 @@ class Standing:
 
     def __str__(self) -> str:
         of = f" of {self.total}" if self.total else ""
-        text = f"frame {self.frames}{of}, {self.speed:.1f} frames/s, faces {self.faces}"
+        text = f"frame {self.frames}{of}, {self.speed:.1f} frames/s, faces {self.faces} now"
         return text if self.left is None else f"{text}, {self.left:.0f} s left"
 
 
@@ -119,6 +119,7 @@ class Progress(Sink):
         self.frames_with_faces = 0
         self.ids: set[int] = set()
         self.all_faces = 0  # of all frames
+        self.most_faces = 0  # in one frame
         self._start = time.monotonic()
         self._told = -math.inf
         self._shown = Shown() if tell is None else None
@@ -133,6 +134,7 @@ class Progress(Sink):
         self.frames_with_faces += bool(scene.faces)
         self.ids.update(face.id for face in scene.faces)
         self.all_faces += len(scene.faces)
+        self.most_faces = max(self.most_faces, len(scene.faces))
         now = time.monotonic()
         if self._tell and (now - self._told > SECONDS_BETWEEN_LOOKS or self.frames == self.total):
             self._told = now
@@ -169,7 +171,7 @@ class Shown:
         self._bar: Bar | None = None
         self._last_line = time.monotonic()
         if sys.stderr.isatty():
-            self._bar = bar("{task.completed:.0f} frames · {task.fields[speed]:.1f}/s · faces {task.fields[faces]}")
+            self._bar = bar("{task.completed:.0f} frames · {task.fields[speed]:.1f}/s · faces {task.fields[faces]} now")
             self._task = self._bar.add_task("", total=None, speed=0.0, faces=0)
             self._bar.start()
 
@@ -195,6 +197,8 @@ def totals(progress: Progress) -> str:
     """What was done, in one line."""
     unit = progress.unit
     faces = f"faces {progress.faces}, in {progress.frames_with_faces} of the {unit}"
+    if unit == "frames":  # a film's faces are counted by their ids
+        faces += f", at most {progress.most_faces} at once"
     seen = faces if progress.faces else "no face found"
     done = f"{progress.frames} {unit if progress.frames != 1 else unit.removesuffix('s')}"
     return f"{done} in {progress.elapsed:.1f} s ({progress.speed:.1f} {unit}/s); {seen}"

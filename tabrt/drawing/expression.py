@@ -1,4 +1,7 @@
-"""A layer that shows what faces do: the head's axes, where the eyes look, and bars of what moves."""
+"""A layer that shows what faces do: the head's axes, where the eyes look, and bars of what moves.
+
+Small faces get their axes alone: the rest would cover them.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import cv2
 import numpy as np
 
 from tabrt.faces import Face, Scene
+from tabrt.geometry import Box
 from tabrt.measures import Gaze, Measures, Pose
 from tabrt.measures.head import HEAD
 
@@ -17,8 +21,12 @@ LENGTH = 0.05  # m, of an axis
 GAZE = (90, 245, 255)  # BGR
 SIGHT = 0.09  # m, of a line of sight
 NOSE_TIP, PUPILS = 54, {"right": 96, "left": 97}
-SHOWN = 6  # bars at most
+SMALL = 80  # px: faces below get their axes alone
+SHOWN = 6, 3, 0  # bars at most; fewer where more would cover a face
 LEAST = 0.1  # of a shape that has a bar
+COVERED = 0.1  # of a panel that may lie over faces and other panels, before a smaller one is taken
+FONT, SMALLEST, LARGEST = cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1.0  # OpenCV's units: below, letters cannot be read
+PANEL, TRACK, FILL, INK = 0.3, (90, 90, 90), (150, 190, 60), (245, 245, 245)  # share of the picture left; BGR
 SHIFT = 4  # bits of a pixel's fraction that OpenCV draws with
 FARTHEST = 2**15  # px
 
@@ -28,12 +36,15 @@ class Expression:
     """A layer: axes at the tip of the nose, lines of sight, and the strongest shapes as bars beside each face."""
 
     def __call__(self, image: np.ndarray, scene: Scene) -> None:
+        taken = [face.box for face in scene.faces]
         for face in scene.faces:
             pose, gaze, measures = face.pose, face.gaze, face.measures
-            if pose is not None and gaze is not None and measures is not None:
-                _draw_axes(image, face, pose)
+            if pose is None or gaze is None or measures is None:
+                continue
+            _draw_axes(image, face, pose)
+            if _size(face) >= SMALL:
                 _draw_gaze(image, face, pose, gaze)
-                _draw_bars(image, face, pose, measures)
+                taken.append(_draw_panel(image, face, pose, measures, taken))
 
 
 def _size(face: Face) -> float:
@@ -80,31 +91,101 @@ def _line(image: np.ndarray, start: np.ndarray, end: np.ndarray, colour: tuple[i
     cv2.line(image, (x, y), (far_x, far_y), colour, thickness, cv2.LINE_AA, SHIFT)
 
 
-def _draw_bars(image: np.ndarray, face: Face, pose: Pose, measures: Measures) -> None:
-    """The head's angles, and the shapes that are strongest, on a plate beside the face."""
-    strongest = sorted(((value, name) for name, value in measures.items() if value >= LEAST), reverse=True)[:SHOWN]
-    yaw, pitch, roll = (round(angle) for angle in pose.angles)
-    lines = [(f"yaw {yaw}  pitch {pitch}  roll {roll}", 0.0), *((name, value) for value, name in strongest)]
-    scale = float(np.clip(_size(face) / 480, 0.35, 1.2))
-    height = round(26 * scale)
-    width = max(cv2.getTextSize(text, cv2.FONT_HERSHEY_DUPLEX, scale * 0.8, 1)[0][0] for text, _ in lines) + height
-    left, top = _place(image, face, width, height * len(lines))
-    for number, (text, value) in enumerate(lines):
-        y = top + number * height
-        plate = image[y : y + height, left : left + width]
-        if plate.size == 0:
-            continue
-        plate[...] = plate // 3
-        plate[:, : round(width * value)] += np.uint8(70)
-        where = (left + height // 3, y + round(height * 0.72))
-        cv2.putText(image, text, where, cv2.FONT_HERSHEY_DUPLEX, scale * 0.8, (240, 240, 240), 1, cv2.LINE_AA)
+@dataclass(frozen=True)
+class _Panel:
+    """Lines of text, of which those with a value have a bar behind them; all sizes in px."""
+
+    lines: tuple[tuple[str, float | None], ...]
+    scale: float  # of the letters, in OpenCV's units
+
+    @property
+    def line(self) -> int:
+        return round(32 * self.scale)
+
+    @property
+    def pad(self) -> int:
+        return round(10 * self.scale)
+
+    @property
+    def bar(self) -> int:
+        return round(110 * self.scale)
+
+    @property
+    def height(self) -> int:
+        return self.line * len(self.lines) + self.pad
+
+    @property
+    def names(self) -> int:
+        """Width of the widest name of a bar."""
+        return max((self.wide(text) for text, value in self.lines if value is not None), default=0)
+
+    @property
+    def width(self) -> int:
+        bars = self.names + 2 * self.pad + self.bar + self.wide("0.00") if self.names else 0
+        return max(bars, *(self.wide(text) for text, value in self.lines if value is None)) + 2 * self.pad
+
+    def wide(self, text: str) -> int:
+        return cv2.getTextSize(text, FONT, self.scale, 1)[0][0]
 
 
-def _place(image: np.ndarray, face: Face, width: int, height: int) -> tuple[int, int]:
-    """The plate's corner: right of the face where there is room, else left of it, always in the picture."""
-    gap = 0.08 * _size(face)
-    left = face.box.right + gap
-    if left + width > image.shape[1]:
-        left = face.box.left - gap - width
-    limits = max(image.shape[1] - width, 0), max(image.shape[0] - height, 0)
-    return int(np.clip(left, 0, limits[0])), int(np.clip(face.box.top, 0, limits[1]))
+def _draw_panel(image: np.ndarray, face: Face, pose: Pose, measures: Measures, taken: list[Box]) -> Box:
+    """The head's angles, and the shapes that are strongest, beside the face; where it lies.
+
+    taken: what is not to be covered.
+    """
+    angles = "  ".join(f"{name} {round(getattr(pose, name))}" for name in ("yaw", "pitch", "roll"))
+    strongest = sorted(((value, name) for name, value in measures.items() if value >= LEAST), reverse=True)
+    scale = float(np.clip(_size(face) / 420, SMALLEST, LARGEST))
+    for most in SHOWN:
+        lines = ((angles, None), *((name, value) for value, name in strongest[:most]))
+        panel = _Panel(lines, scale)
+        panel = _Panel(lines, scale * min(1.0, image.shape[1] / panel.width))
+        place = _place(image, face, panel, taken)
+        if _covered(place, taken) <= COVERED * panel.width * panel.height:
+            break
+    _draw_lines(image, panel, int(place.left), int(place.top))
+    return place
+
+
+def _draw_lines(image: np.ndarray, panel: _Panel, left: int, top: int) -> None:
+    plate = image[top : top + panel.height, left : left + panel.width]
+    if plate.size == 0:
+        return
+    plate[...] = (plate * PANEL).astype(np.uint8)
+    for number, (text, value) in enumerate(panel.lines):
+        y = top + panel.pad // 2 + number * panel.line
+        base = y + round(0.7 * panel.line)
+        _write(image, text, left + panel.pad, base, panel.scale)
+        if value is not None:
+            start, end = left + 2 * panel.pad + panel.names, y + round(0.8 * panel.line)
+            upper = y + round(0.3 * panel.line)
+            cv2.rectangle(image, (start, upper), (start + panel.bar, end), TRACK, -1)
+            cv2.rectangle(image, (start, upper), (start + round(panel.bar * value), end), FILL, -1)
+            _write(image, f"{value:.2f}", start + panel.bar + panel.pad, base, panel.scale)
+
+
+def _write(image: np.ndarray, text: str, x: int, y: int, scale: float) -> None:
+    cv2.putText(image, text, (x, y), FONT, scale, INK, 1, cv2.LINE_AA)
+
+
+def _place(image: np.ndarray, face: Face, panel: _Panel, taken: list[Box]) -> Box:
+    """Where a panel covers least: beside the face, below or above it, or in a corner of the picture."""
+    box, gap, width, height = face.box, 0.08 * _size(face), panel.width, panel.height
+    right, bottom = max(image.shape[1] - width, 0), max(image.shape[0] - height, 0)
+    corners = [(0, 0), (right, 0), (0, bottom), (right, bottom)]
+    beside = [(box.right + gap, box.top), (box.left - gap - width, box.top)]
+    along = [(box.left, box.bottom + gap), (box.left, box.top - gap - height)]
+    places = [
+        Box(x, y, x + width, y + height)
+        for x, y in ((int(np.clip(x, 0, right)), int(np.clip(y, 0, bottom))) for x, y in (*beside, *along, *corners))
+    ]
+    return min(places, key=lambda place: _covered(place, taken))  # the first of equals
+
+
+def _covered(place: Box, taken: list[Box]) -> float:
+    """Square px of `taken` that a place covers."""
+    return sum(
+        max(0.0, min(place.right, box.right) - max(place.left, box.left))
+        * max(0.0, min(place.bottom, box.bottom) - max(place.top, box.top))
+        for box in taken
+    )

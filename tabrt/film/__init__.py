@@ -13,6 +13,7 @@ from tabrt.film.reading import (
     read_image,
 )
 from tabrt.film.sound import Soundtrack
+from tabrt.film.times import seconds
 from tabrt.film.writing import FilmWriter, check_film
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "pictures_in",
     "pixel_aspect_of",
     "read_image",
+    "seconds",
 ]
