@@ -17,7 +17,16 @@ OTHERS = (
     *("numpy", "cv2", "av", "onnxruntime", "pytest", "_pytest.capture", "_pytest.terminal", "pytest_timeout"),
     *("typer.testing", "rich.console", "rich.progress", "rich.live", "rich.traceback", "rich.markdown"),
     *("torch", "torch.distributed", "torch.utils.data", "torch._dynamo", "lightning_fabric", "h5py", "safetensors"),
-    *("onnx", "onnxscript", "openvino", "starlette.applications", "uvicorn", "pandas", "matplotlib.pyplot"),
+    *(
+        "onnx",
+        "onnxscript",
+        "openvino",
+        "distributed",
+        "starlette.applications",
+        "uvicorn",
+        "pandas",
+        "matplotlib.pyplot",
+    ),
 )
 MODULES = ("fcntl", "grp", "posix", "pty", "pwd", "resource", "termios", "tty")
 OF_OS = (

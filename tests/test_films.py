@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import av
 import pytest
-from conftest import CLIP, TIMES, command, environment
+from conftest import CLIP, TIMES, command, environment, posix
 
 from tabrt.commands.films import Board, films, planned
 from tabrt.commands.jobs import Outcome
@@ -29,6 +28,7 @@ from tabrt.commands.summary import Summary
 from tabrt.errors import TabrtError
 from tabrt.sinks import landmark_lines
 
+by_proc = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks at processes where Linux shows them")
 Run = Callable[..., subprocess.CompletedProcess]
 
 
@@ -180,11 +180,14 @@ def test_films_are_done_and_the_one_that_fails_is_named(run: Run, clip: Path, tm
     assert not (tmp_path / "drawn" / "b.mp4").exists() and "Traceback" not in done.stderr
 
 
+@posix
 def test_a_film_that_is_not_given_the_room_it_needs_leaves_the_others_theirs(run: Run, clip: Path, tmp_path: Path):
     """A full disk in the middle of several films, as a limit of the size of files."""
     shutil.copy(CLIP, tmp_path / "b_long.mp4")
     for name in ("a.mp4", "c.mp4"):
         shutil.copy(clip, tmp_path / name)
+
+    import resource
 
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -287,6 +290,7 @@ def pictures_in_film(path: Path) -> int:
         return sum(1 for _ in film.decode(video=0))
 
 
+@by_proc
 @pytest.mark.parametrize("ending", ["Ctrl-C", "SIGTERM", "SIGKILL"])
 def test_several_jobs_end_together_with_what_is_written_kept(under_way: subprocess.Popen, tmp_path: Path, ending: str):
     workers = workers_of(under_way.pid)
@@ -305,6 +309,7 @@ def test_several_jobs_end_together_with_what_is_written_kept(under_way: subproce
         assert abs(pictures_in_film(tmp_path / "drawn" / f"{name}.mp4") - lines) <= 1
 
 
+@by_proc
 def test_a_process_that_dies_fails_its_film_alone(run: Run, clip: Path, tmp_path: Path):
     shutil.copy(CLIP, tmp_path / "a.mp4")
     for name in ("b.mp4", "c.mp4"):
