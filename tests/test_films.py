@@ -388,14 +388,18 @@ UNFINISHED = {
     "older weights": (_older_weights, {}, "refused"),
     "a file of somebody else": (_no_landmark_file, {}, "refused"),
     "broken off": (_not_closed, {}, "done"),
+    "crops wanted, too": (None, {"crops": "crops"}, "done"),
     "nothing changed": (None, {}, "passed over"),
     "other threads": (None, {"threads": 1, "engine": "onnxruntime"}, "passed over"),
 }
 
 
 @pytest.mark.parametrize("name", UNFINISHED)
-def test_a_film_is_finished_by_what_its_landmark_file_says(finished: Path, tmp_path: Path, name: str):
+def test_a_film_is_finished_by_what_its_landmark_file_says(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
     change, options, becomes = UNFINISHED[name]
+    monkeypatch.chdir(tmp_path)
     folder = shutil.copytree(finished, tmp_path / "in")
     if change:
         change(folder)

@@ -63,6 +63,12 @@ def test_a_film_of_a_store_goes_to_a_file_here(store, tmp_path: Path):
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 1 + len(TIMES)
 
 
+def test_no_name_in_a_store_leads_out_of_the_folder_for_outputs(store, tmp_path: Path):
+    store.pipe_file("/bucket/keys/../../out.mp4", b"a film, honestly")
+    to_do, _ = planned(options("keys/", recursive=True, landmarks=str(tmp_path / "points" / "deep")))
+    assert [Path(job.landmarks).parent for job in to_do] == [tmp_path / "points" / "deep"]
+
+
 @pytest.mark.parametrize(
     ("name", "problem"),
     [

@@ -117,7 +117,7 @@ def _lost(problem: BaseException) -> str:
 
 def anywhere(job: Job) -> Job:
     """The job with whole paths, as another machine with the same files needs them."""
-    names = {name: getattr(job, name) for name in ("source", "out", "landmarks", "model", "fov")}
+    names = {name: getattr(job, name) for name in ("source", "out", "landmarks", "crops", "model", "fov")}
     whole = {name: os.path.abspath(value) for name, value in names.items() if value is not None and _is_path(value)}
     return replace(job, **{**whole, **_named(job)})
 

@@ -19,11 +19,12 @@ from tabrt.sinks import landmark_state
 
 def is_finished(job: Job) -> bool:
     """Whether an earlier run has done all of a job: its landmark file is closed and of this film with these options,
-    and its film out is there. Raises TabrtError for a model that cannot be read."""
+    and its film out and crops are there. Raises TabrtError for a model that cannot be read."""
     if job.landmarks is None:
         return False
     header, closed = landmark_state(job.landmarks, opener(job.landmarks))
-    return closed and _is_of(header, job) and (job.out is None or _holds_something(job.out))
+    made = (job.out is None or _holds_something(job.out)) and (job.crops is None or _holds_crops(job.crops, header))
+    return made and closed and _is_of(header, job)
 
 
 def was_begun(job: Job) -> bool:
@@ -46,6 +47,10 @@ def _is_of(header: dict[str, Any] | None, job: Job) -> bool:
 @functools.cache
 def _weights(model: str) -> dict[str, Any]:
     return weights_of(read_card(Path(MODELS.get(model, model))))
+
+
+def _holds_crops(folder: str, header: dict[str, Any] | None) -> bool:
+    return os.path.isdir(folder) and header is not None and header.get("crops") is not None
 
 
 def _holds_something(path: str) -> bool:

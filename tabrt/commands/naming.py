@@ -85,7 +85,12 @@ def _elsewhere(name: str, recursive: bool) -> list[Source]:
     if not name.endswith("/"):
         return [Source(file) for file in files]
     films = [file for file in files if os.path.splitext(file)[1].lower() in FILM_SUFFIXES]
-    return [Source(film, tuple(film.removeprefix(name).split("/")[:-1]), found=True) for film in films]
+    return [Source(film, _folders(film.removeprefix(name)), found=True) for film in films]
+
+
+def _folders(key: str) -> tuple[str, ...]:
+    """The folders in a name that others chose, none of which leads out of where outputs go."""
+    return tuple(part for part in key.split("/")[:-1] if part.strip(". "))
 
 
 def _films_in(folder: str, recursive: bool, kept_out: set[str]) -> list[Source]:
