@@ -25,6 +25,7 @@ from typer.core import TyperCommand
 from tabrt import __version__
 from tabrt.commands.options import (
     DemoOptions,
+    DrawOptions,
     ImageOptions,
     LiveOptions,
     NetworkOptions,
@@ -113,6 +114,15 @@ def video(options: VideosOptions) -> None:
         print(line, file=sys.stderr)
     if problem is not None:
         raise TabrtError(problem)
+
+
+@app.command(cls=_Command)
+@taking(DrawOptions)
+def draw(options: DrawOptions) -> None:
+    """Draw a film from its landmark file, without tracking its faces again."""
+    from tabrt.commands.draw import draw as work
+
+    _tell(work(options), options.out)
 
 
 @app.command(cls=_Command)

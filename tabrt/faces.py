@@ -22,6 +22,10 @@ class Frame:
     time: float = 0.0  # seconds: presentation time of a film, monotonic clock of a camera
     pixel_aspect: float = 1.0  # width of a pixel over its height, as the picture is to be shown
 
+    def __repr__(self) -> str:
+        height, width = self.image.shape[:2]
+        return f"Frame({self.index} at {self.time:.3f} s, {width}×{height})"
+
 
 @dataclass(frozen=True, eq=False)
 class Face:
@@ -35,6 +39,10 @@ class Face:
     crop: Crop | None = None  # the square the network looked at
     boundaries: np.ndarray | None = None  # (16, 64, 64) boundary heatmaps in the crop, when asked for
     sight: Sight | None = None  # what pose, gaze and measures are worked out from, when first asked for
+
+    def __repr__(self) -> str:
+        x, y = self.box.centre
+        return f"Face({self.id}, score {self.box.score:.2f}, {len(self.points)} points around {x:.0f}, {y:.0f} px)"
 
     @cached_property
     def pose(self) -> Pose | None:
@@ -78,6 +86,9 @@ class Scene:
     frame: Frame
     faces: tuple[Face, ...] = ()
     layers: tuple[Layer, ...] = ()  # of its picture, the lowest first
+
+    def __repr__(self) -> str:
+        return f"Scene({self.frame}, {list(self.faces)})"
 
     @cached_property
     def picture(self) -> np.ndarray:

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.progress import TaskID, TextColumn
 
 from tabrt.commands.cluster import on_cluster
-from tabrt.commands.finished import is_finished, was_begun
+from tabrt.commands.finished import broken_off, is_finished, was_begun
 from tabrt.commands.jobs import Job, Outcome, Runner, one_after_the_other
 from tabrt.commands.naming import NAME, Source, films_of, targets, without_outputs
 from tabrt.commands.options import FilmOptions, VideoOptions, VideosOptions
@@ -71,8 +71,12 @@ def planned(options: VideosOptions) -> tuple[list[Job], list[Job]]:
         for index, source in enumerate(sources)
     ]
     _check([job.source for job in jobs], _outputs(jobs))
-    finished = {job for job in jobs if options.skip_finished and is_finished(job)}
-    begun = {job for job in jobs if options.skip_finished and was_begun(job)}
+    goes_by_files = options.skip_finished or options.resume
+    finished = {job for job in jobs if goes_by_files and is_finished(job)}
+    begun = {job for job in jobs if goes_by_files and was_begun(job)}
+    if options.resume:
+        for job in set(jobs) - finished - begun:
+            broken_off(job)  # says so of a file that is there and not this job's
     _check([], _outputs(job for job in jobs if job not in finished | begun), options.overwrite)
     for job in jobs:
         if job not in finished:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from tabrt.commands.doctor import read_card
-from tabrt.commands.jobs import Job
+from tabrt.commands.options import VideoOptions as Job
 from tabrt.commands.remote import is_remote, is_there, opener
 from tabrt.commands.summary import model_called, weights_of
 from tabrt.engines import MODELS
+from tabrt.errors import TabrtError
 from tabrt.files import fingerprint
 from tabrt.sinks import landmark_state
+from tabrt.sinks.records import MAX_LINE
 
 
 def is_finished(job: Job) -> bool:
@@ -32,16 +34,50 @@ def was_begun(job: Job) -> bool:
     return job.landmarks is not None and _is_of(landmark_state(job.landmarks, opener(job.landmarks))[0], job)
 
 
+def broken_off(job: Job) -> bool:
+    """Whether there is a landmark file for `--resume` to go on with; without one a job begins at its start.
+
+    Raises TabrtError where what is there is not this job's, or came to its end.
+    """
+    path = job.landmarks
+    if path is None or not os.path.isfile(path) or b"\n" not in _beginning(path):
+        return False
+    header, closed = landmark_state(path)
+    if header is None:
+        raise TabrtError(f"{path} is no landmark file to go on with; name another, or leave --resume out")
+    if (other := _other_than(header, job)) is not None:
+        raise TabrtError(f"{path} is {other}; name the same film and settings as then, or leave --resume out")
+    if closed:
+        raise TabrtError(f"{path} came to its end, there is nothing to go on with; leave --resume out")
+    return True
+
+
+def _beginning(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(MAX_LINE)
+
+
 def _is_of(header: dict[str, Any] | None, job: Job) -> bool:
     """Whether a landmark file is of this film, with these options and this network."""
-    if header is None or header.get("fingerprint") is None:
-        return False
-    return (
-        header.get("options") == json.loads(json.dumps(job.differing))
-        and header.get("model") == model_called(job.model_name)
-        and header["fingerprint"] == fingerprint(job.source, opener(job.source) if is_remote(job.source) else None)
-        and header.get("weights") == _weights(job.model_name)
-    )
+    return header is not None and _other_than(header, job) is None
+
+
+def _other_than(header: dict[str, Any], job: Job) -> str | None:
+    """What a landmark file is of that is not this film, these options and this network; None if all are the same."""
+    mark = fingerprint(job.source, opener(job.source) if is_remote(job.source) else None)
+    if header.get("fingerprint") is None or header["fingerprint"] != mark:
+        return f"of another film ({header.get('source')})"
+    then, now = header.get("options"), json.loads(json.dumps(job.differing))
+    if then != now:
+        names = sorted(name for name in {*_named(then), *now} if _named(then).get(name) != now.get(name))
+        return f"of a run with other settings ({', '.join(names)})"
+    if header.get("model") != model_called(job.model_name) or header.get("weights") != _weights(job.model_name):
+        return f"of another network ({header.get('model')})"
+    return None
+
+
+def _named(options: Any) -> dict[str, Any]:
+    return options if isinstance(options, dict) else {}
 
 
 @functools.cache

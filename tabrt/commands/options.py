@@ -137,7 +137,9 @@ class TrackingOptions(NetworkOptions):
 
 
 # Where things are, and how fast: not what is written. The network has its own place in landmark files.
-_MAKES_NO_DIFFERENCE = {"out", "landmarks", "crops", "overwrite"} | {field.name for field in fields(NetworkOptions)}
+_MAKES_NO_DIFFERENCE = {"out", "landmarks", "crops", "overwrite", "resume"} | {
+    field.name for field in fields(NetworkOptions)
+}
 
 Out = typer.Option(metavar="OUT.mp4", help="Write the film with the faces drawn here.")
 Landmarks = Annotated[
@@ -275,6 +277,9 @@ class FilmOptions(OutputOptions):
     ] = None
     crf: Annotated[int, typer.Option(min=0, max=63, help="Quality of the film: lower is better and larger.")] = 20
     crop_films: Annotated[bool, typer.Option("--crop-films", help="Write --crops as a film for each id.")] = False
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a run was broken off, by the .jsonl that it left.")
+    ] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -283,6 +288,10 @@ class FilmOptions(OutputOptions):
         for option, time in (("--from", self.start), ("--to", self.end)):
             if time is not None:
                 _check_time(option, time)
+        if self.resume and (self.landmarks in (None, "-") or str(self.landmarks).lower().endswith(".csv")):
+            raise typer.BadParameter("--resume goes by landmark files; give --landmarks with a folder or .jsonl")
+        if self.resume and self.boundaries:
+            raise typer.BadParameter("--resume has no boundary maps of what was tracked before; leave --draw out")
 
     @property
     def differing(self) -> dict[str, Any]:
@@ -334,6 +343,45 @@ class VideosOptions(FilmOptions):
             raise typer.BadParameter("--cluster has workers of its own, as many as were started; leave --jobs out")
         if self.skip_finished and (self.landmarks in (None, "-") or str(self.landmarks).lower().endswith(".csv")):
             raise typer.BadParameter("--skip-finished goes by landmark files; give --landmarks with a folder or .jsonl")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawOptions:
+    """A film whose faces were tracked before, and how they are drawn."""
+
+    source: Annotated[str, typer.Argument(metavar="FILM", help="The film that the landmark file was made of.")]
+    landmarks: Annotated[str, typer.Argument(metavar="FILE.jsonl", help="What tracking has written of it.")]
+    out: Annotated[str, Out]
+    overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Replace the film if it is there already.")] = (
+        False
+    )
+    hide: Annotated[Hide | None, typer.Option(help="Hide all faces.", show_default="as it was when tracking")] = None
+    hide_all_but: Annotated[
+        str | None, typer.Option(metavar="ID[,ID…]", help="Show the faces with these ids all the same.")
+    ] = None
+    overlay: Annotated[
+        bool | None,
+        typer.Option(
+            "--overlay/--no-overlay", help="Draw the faces, or do not.", show_default="drawn, unless they are hidden"
+        ),
+    ] = None
+    codec: Annotated[
+        str | None, typer.Option(help="Encoder of the film, as ffmpeg calls it.", show_default="libx264")
+    ] = None
+    crf: Annotated[int, typer.Option(min=0, max=63, help="Quality of the film: lower is better and larger.")] = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlotOptions:
+    """A landmark file, and where its figure goes."""
+
+    landmarks: Annotated[str, typer.Argument(metavar="FILE", help="A landmark file: .jsonl, .csv or .parquet.")]
+    out: Annotated[
+        str | None, typer.Option(metavar="FILE.png", help="Write the figure here.", show_default="beside it, as .png")
+    ] = None
+    overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Replace the figure if it is there already.")] = (
+        False
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from tabrt.commands.progress import Progress, Stopwatch, totals, where_time_went
 from tabrt.drawing import Drawing, Expression, face_layers
 from tabrt.faces import Layer
 from tabrt.files import printable, without_password
+from tabrt.topology import Topology
 from tabrt.tracking import Tracker
 from tabrt.variants import SHIPPED
 
@@ -36,9 +37,16 @@ class Summary:
 
 def drawing(options: OutputOptions, tracker: Tracker, watch: Stopwatch, hide: Layer | None = None) -> Drawing:
     """What is drawn on the pictures of a run, with its time counted. hide: the layer that hides faces before."""
+    return drawing_of(options, tracker.topology, watch, hide, tracker.engine.card.offset)
+
+
+def drawing_of(
+    options: OutputOptions, topology: Topology, watch: Stopwatch, hide: Layer | None = None, offset: float | None = None
+) -> Drawing:
+    """As `drawing`. offset: of the boundary maps, as the model's card says; without it none are drawn."""
     if not options.drawn:
         return Drawing(hide=hide)
-    layers = face_layers(tracker.topology, options.boundaries, tracker.engine.card.offset)
+    layers = face_layers(topology) if offset is None or not options.boundaries else face_layers(topology, True, offset)
     more = (Expression(),) if options.measures else ()
     return Drawing(tuple(watch.layer("draw", layer) for layer in (*layers, *more)), hide)
 

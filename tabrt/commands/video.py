@@ -12,8 +12,10 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from tabrt.ahead import ahead
+from tabrt.commands.finished import broken_off
 from tabrt.commands.options import VideoOptions
 from tabrt.commands.progress import Progress, Stopwatch, Tell, Timed
+from tabrt.commands.recorded import Past
 from tabrt.commands.summary import Summary, drawing, landmark_header, stages, summary
 from tabrt.faces import Scene
 from tabrt.files import check_outputs, fingerprint
@@ -30,17 +32,19 @@ def video(options: VideoOptions, tracker: Tracker | None = None, tell: Tell | No
     tracker: one to use in place of a new one. tell: who is told how far it is, in place of a bar. Raises TabrtError;
     what was written until then is whole.
     """
-    check_outputs([options.source], options.out, options.landmarks, overwrite=options.overwrite)
+    goes_on = options.resume and broken_off(options)
+    check_outputs([options.source], options.out, options.landmarks, overwrite=options.overwrite or goes_on)
     watch = Stopwatch()
     with ExitStack() as stack:
         part = options.start, options.end, options.every, options.track
         film = stack.enter_context(open_film(options.source, *part))
         tracker = tracker or stack.enter_context(options.tracker(options.boundaries))
-        sinks = [stack.enter_context(sink) for sink in _sinks(options, film, tracker, watch)]
+        past = Past(options.landmarks, options.field_of_view) if options.landmarks and goes_on else None
+        sinks = [stack.enter_context(sink) for sink in _sinks(options, film, tracker, watch, past)]
         progress = stack.enter_context(Progress(film.frames, tell=tell))
         frames = stack.enter_context(closing(ahead(watch.each("decode", film), depth=DEPTH)))
         draw = drawing(options, tracker, watch)
-        tracked: Iterator[Scene] = map(tracker, frames)
+        tracked: Iterator[Scene] = map(tracker, frames) if past is None else past.scenes(tracker, frames)
         hiding = options.hiding(tracker.topology)
         if hiding is not None:
             tracked = stack.enter_context(hiding).film(tracked)
@@ -52,18 +56,20 @@ def video(options: VideoOptions, tracker: Tracker | None = None, tell: Tell | No
             for sink in sinks:
                 sink.finish()
     notes = [note for sink in sinks for note in sink.notes]
+    if past is not None:
+        notes.insert(0, past.note(drawn=options.out is not None))
     if hiding is not None:
         watch.seconds["hide"] = hiding.seconds
         notes += hiding.notes
     return summary(progress, stages(watch, tracker), [*notes, *film.notes])
 
 
-def _sinks(options: VideoOptions, film: Film, tracker: Tracker, watch: Stopwatch) -> Iterator[Sink]:
+def _sinks(options: VideoOptions, film: Film, tracker: Tracker, watch: Stopwatch, past: Past | None) -> Iterator[Sink]:
     if options.out is not None:
         size = film.width, film.height
         hidden = options.hide is not None
-        writer = FilmWriter(options.out, *size, film.rate, options.codec, options.crf, film, anonymous=hidden)
-        yield Timed(watch, "encode", FilmSink(writer))
+        film_writer = FilmWriter(options.out, *size, film.rate, options.codec, options.crf, film, anonymous=hidden)
+        yield Timed(watch, "encode", FilmSink(film_writer))
     aligning = options.aligning(tracker.topology)
     if options.crops is not None and aligning is not None:
         yield Timed(watch, "write", _crops(options, Path(options.crops), aligning, film))
@@ -72,7 +78,9 @@ def _sinks(options: VideoOptions, film: Film, tracker: Tracker, watch: Stopwatch
         header |= {"fingerprint": fingerprint(options.source), "options": options.differing}
         header |= {} if aligning is None else {"crops": aligning.told}
         tags = None if aligning is None else {"crops": crop_transforms(aligning, options.landmarks, options.cut_ids)}
-        yield Timed(watch, "write", LandmarkWriter(options.landmarks, header, tracker.topology, tags, options.measures))
+        after = None if past is None else past.last
+        writer = LandmarkWriter(options.landmarks, header, tracker.topology, tags, options.measures, after)
+        yield Timed(watch, "write", writer)
 
 
 def _crops(options: VideoOptions, folder: Path, aligning: Aligning, film: Film) -> Sink:

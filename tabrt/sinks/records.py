@@ -44,6 +44,8 @@ class LandmarkWriter(Sink):
     what it does, as `face_measures` gives them; the header says so, and CSV has them as its last columns. Whoever reads
     version 1 by names, or the columns up to the points, reads these files as before.
     Each line is one write, so that a killed run leaves whole lines; after a full disk the file is cut back to them.
+    after: go on with the JSON Lines file that a broken-off run has left, after its frame of this number; what was not
+    written whole is cut off, and scenes up to that one are passed over.
     `finish` closes a JSON Lines file with a line that says so; a file without it was broken off.
     Raises TabrtError: an unknown suffix, a file that cannot be written, a full disk.
     """
@@ -55,6 +57,7 @@ class LandmarkWriter(Sink):
         topology: Topology,
         tags: Tags | None = None,
         measures: bool = False,
+        after: int | None = None,
     ):
         self.path = Path(path)
         self._whole = 0  # bytes
@@ -65,6 +68,10 @@ class LandmarkWriter(Sink):
         sized = self._csv or header.get("width") is None
         self._tags: Tags = (_SIZE if sized else {}) | dict(tags or {})
         self._measures = measures
+        self._after = after
+        if after is not None:
+            self._file, self._whole, self._frames = _open_for_going_on(path)
+            return
         self._file = _open_for_writing(path)
         if self._csv:
             self._put(_csv_text([[*_columns(topology.points), *self._tags, *(MEASURES if measures else ())]]))
@@ -74,6 +81,8 @@ class LandmarkWriter(Sink):
 
     def __call__(self, scene: Scene) -> None:
         """Add a scene: one JSON line, or one CSV row for each of its faces, at least one."""
+        if self._after is not None and scene.frame.index <= self._after:
+            return
         for face in scene.faces:
             if face.points.shape != (self._points, 2):
                 raise ValueError(f"points {face.points.shape} in a file of ({self._points}, 2)")
@@ -200,6 +209,23 @@ def _open_for_writing(path: str | Path) -> io.FileIO:
         return io.FileIO(os.fspath(path), "wb")
     except OSError as problem:
         raise TabrtError(_cannot_write(path, problem)) from None
+
+
+def _open_for_going_on(path: str | Path) -> tuple[io.FileIO, int, int]:
+    """The file cut back to its whole lines, its bytes, and how many frames it has."""
+    try:
+        file = io.FileIO(os.fspath(path), "r+b")
+        whole = lines = at = 0
+        while block := file.read(2**20):
+            lines += block.count(b"\n")
+            if b"\n" in block:
+                whole = at + block.rindex(b"\n") + 1
+            at += len(block)
+        file.truncate(whole)
+        file.seek(whole)
+    except OSError as problem:
+        raise TabrtError(_cannot_write(path, problem)) from None
+    return file, whole, max(lines - 1, 0)
 
 
 def _cannot_write(path: str | Path, problem: OSError) -> str:

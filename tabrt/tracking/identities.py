@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -160,6 +160,15 @@ class Identities:
         self.lost.remove(lost)
         track.id, track.person, track.confirmed = lost.id, lost.person, True
         return True
+
+    def rename(self, names: Mapping[int, int], following: int) -> None:
+        """Give tracks other ids, by their present ones; those without a name, and new ones, count from `following`."""
+        self._next_id = following
+        for track in sorted((track for track in (*self.tracks, *self.lost) if track.id), key=lambda track: track.id):
+            if track.id in names:
+                track.id = names[track.id]
+            else:
+                track.id, self._next_id = self._next_id, self._next_id + 1
 
     def believe(self, track: Track, confirmed: bool = True) -> None:
         """Give a track an id of its own, unless it has one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -110,6 +110,14 @@ class Tracker:
         self._refused: list[tuple[Box, float]] = []  # what was not confirmed, and when
         self._thorough = True  # look at every part of the next picture, and turned
         self._count = 0  # frames
+
+    def rename(self, names: Mapping[int, int], following: int) -> None:
+        """Give the faces that are followed the ids that they had in an earlier run: by their present ones.
+
+        Those that are not named, and those to come, count on from `following`.
+        """
+        with self._lock:
+            self._identities.rename(names, following)
 
     def track(self, source: str | Path | int | cv2.VideoCapture | Iterable[Frame | np.ndarray]) -> Iterator[Scene]:
         """Scenes of a film, a camera by its number, a cv2.VideoCapture, or of any frames or images, begun afresh.

@@ -1,0 +1,155 @@
+"""Scenes of a film whose faces were tracked before: read of its landmark file, frame by frame."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tabrt.errors import TabrtError
+from tabrt.faces import Face, Frame, Scene
+from tabrt.geometry import Box
+from tabrt.measures import Calibration, Lens, Person, Sight
+from tabrt.sinks import landmark_lines
+from tabrt.topology import Topology, topology_named
+from tabrt.tracking import Tracker, as_shown
+
+WARM_UP = 5.0  # seconds before the stop that are tracked again, so that smoothing and measures are as they were
+SAME_PLACE = 0.25  # face sides, mean distance of points at which a face of the file and a tracked one are the same
+SAME_TIME = 2e-6  # seconds, as files round them
+
+
+class Recording:
+    """The faces of a landmark file (.jsonl): `recording(frame)` is the scene of a frame of its film.
+
+    Frames are to be given in their order. fov: of the camera, for poses. Raises TabrtError for a file that is none,
+    for a damaged line, and for a frame that the file has at another time: that of another film.
+    """
+
+    def __init__(self, path: str | Path, fov: float | Calibration | None = None):
+        self.path = path
+        self._lines = landmark_lines(path)
+        self.header: dict[str, Any] = next(self._lines)
+        self.topology: Topology = topology_named(str(self.header.get("scheme")))
+        self._fov = fov
+        self._persons: dict[int, Person] = {}
+        self._line: dict[str, Any] | None = next(self._lines, None)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the file has no more frames."""
+        return self._line is None
+
+    def __call__(self, frame: Frame) -> Scene:
+        try:
+            return self._scene(frame)
+        except (KeyError, TypeError, ValueError, OverflowError):
+            what = f"{self.path} has a line without the fields of a landmark file"
+            raise TabrtError(f"{what} near frame {frame.index}; was it edited?") from None
+
+    def _scene(self, frame: Frame) -> Scene:
+        while self._line is not None and int(self._line["frame"]) < frame.index:
+            self._line = next(self._lines, None)
+        line = self._line
+        if line is None or int(line["frame"]) > frame.index:
+            return Scene(frame)
+        if line["time"] is not None and not abs(float(line["time"]) - frame.time) <= SAME_TIME:
+            raise TabrtError(
+                f"{self.path} has frame {frame.index} at {float(line['time']):g} s, the film at {frame.time:g} s; "
+                "name the film that the file was made of"
+            )
+        return Scene(frame, tuple(self._face(face, frame) for face in line["faces"]))
+
+    def _face(self, said: dict[str, Any], frame: Frame) -> Face:
+        points = _numbers(said["points"], (self.topology.points, 2))
+        confidence = _numbers(said["confidence"], (self.topology.points,))
+        left, top, right, bottom = _numbers(said["box"], (4,)).tolist()
+        box = Box(left, top, right, bottom, float(said["score"]))
+        return Face(int(said["id"]), points, points, confidence, box, sight=self._sight(int(said["id"]), frame))
+
+    def _sight(self, number: int, frame: Frame) -> Sight | None:
+        if self.topology.name != "wflw98":
+            return None
+        height, width = frame.image.shape[:2]
+        shown = as_shown(frame).image.shape[1::-1] if frame.pixel_aspect != 1 else (width, height)
+        person = self._persons.setdefault(number, Person())
+        scale = shown[0] / width, shown[1] / height
+        return Sight(_lens(self._fov, *shown), person, frame.time, frame.time, scale)
+
+
+def _numbers(values: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """float32 of this shape, NaN for null. Raises ValueError."""
+    found = np.array(values, np.float32)
+    if found.shape != shape:
+        raise ValueError(f"{found.shape} in place of {shape}")
+    return found
+
+
+def _lens(fov: float | Calibration | None, width: int, height: int) -> Lens:
+    if fov is None:
+        return Lens.usual(width, height)
+    return fov.lens(width, height) if isinstance(fov, Calibration) else Lens.seeing(fov, width, height)
+
+
+class Past:
+    """What a run that was broken off has left in its landmark file, for one that goes on after it.
+
+    The tracker sees the last seconds before the stop once more; its faces are given the ids that the file has for those
+    in the same places, and new ones count on from there. Raises TabrtError for a damaged file.
+    """
+
+    def __init__(self, path: str | Path, fov: float | Calibration | None = None):
+        self._path, self._fov = path, fov
+        self.frames, self.last, self._until, self._ids = 0, -1, -math.inf, 0
+        lines = landmark_lines(path)
+        next(lines)
+        try:
+            for line in lines:
+                self.frames, self.last = self.frames + 1, int(line["frame"])
+                self._until = float(line["time"])
+                self._ids = max([self._ids, *(int(face["id"]) for face in line["faces"])])
+        except (KeyError, TypeError, ValueError):
+            raise TabrtError(f"{path} has a line without the fields of a landmark file; was it edited?") from None
+
+    def note(self, drawn: bool) -> str:
+        """What there is to tell of going on."""
+        again = "; the film was drawn anew up to there, without the network" if drawn else ""
+        return f"went on after {self.frames} frames of an earlier run{again}"
+
+    def scenes(self, tracker: Tracker, frames: Iterable[Frame]) -> Iterator[Scene]:
+        """The scenes of all frames: those of the file as it has them, then those that are tracked now."""
+        recording = Recording(self._path, self._fov)
+        together: Counter[tuple[int, int]] = Counter()  # frames in which a tracked face lay on one of the file
+        renamed = self.last < 0
+        for frame in frames:
+            if frame.index > self.last:
+                if not renamed:
+                    tracker.rename(_names(together), self._ids + 1)
+                    renamed = True
+                yield tracker(frame)
+            else:
+                scene = recording(frame)
+                if frame.time >= self._until - WARM_UP:
+                    together.update(_pairs(tracker(frame), scene))
+                yield scene
+
+
+def _pairs(now: Scene, before: Scene) -> Iterator[tuple[int, int]]:
+    for face in now.faces:
+        for other in before.faces:
+            far = np.linalg.norm(face.points - other.points, axis=1).mean()
+            if far <= SAME_PLACE * max(face.box.width, face.box.height):
+                yield face.id, other.id
+
+
+def _names(together: Counter[tuple[int, int]]) -> dict[int, int]:
+    """The old id of each new one, each given once: where there is a choice, what was together for longest."""
+    names: dict[int, int] = {}
+    for (new, old), _ in together.most_common():
+        if new not in names and old not in names.values():
+            names[new] = old
+    return names

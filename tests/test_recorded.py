@@ -1,0 +1,234 @@
+"""Films whose faces were tracked before: drawn from their landmark files, and gone on with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from conftest import CLIP, full_disk, posix
+
+from tabrt import Tracker, open_film, read_landmarks
+from tabrt.commands.draw import draw
+from tabrt.commands.options import DrawOptions, VideoOptions
+from tabrt.commands.recorded import Recording
+from tabrt.commands.summary import Stopwatch, drawing_of
+from tabrt.commands.video import video
+from tabrt.errors import TabrtError
+
+
+@pytest.fixture(scope="module")
+def tracker() -> Iterator[Tracker]:
+    with Tracker() as tracker:
+        yield tracker
+
+
+@pytest.fixture(scope="module")
+def whole(clip: Path, tracker: Tracker, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run without a stop leaves: points.jsonl and drawn.mp4."""
+    folder = tmp_path_factory.mktemp("whole")
+    tracker.reset()
+    video(
+        VideoOptions(source=str(clip), out=str(folder / "drawn.mp4"), landmarks=str(folder / "points.jsonl")), tracker
+    )
+    return folder
+
+
+def pictures(path: Path) -> list[tuple[float, np.ndarray]]:
+    with open_film(path) as film:
+        return [(frame.time, frame.image) for frame in film]
+
+
+def packets(path: Path, kind: str) -> list[tuple[object, bytes]]:
+    with av.open(str(path)) as film:
+        return [(packet.pts, bytes(packet)) for packet in film.demux(**{kind: 0}) if packet.pts is not None]
+
+
+# ------------------------------------------------------------------------------------------------------------ drawing
+
+
+@pytest.mark.parametrize("measures", [False, True])
+def test_a_scene_of_the_file_looks_like_the_tracked_one(clip: Path, tracker: Tracker, tmp_path: Path, measures: bool):
+    path = tmp_path / "points.jsonl"
+    options = VideoOptions(source=str(clip), landmarks=str(path), out="none.mp4", measures=measures)
+    tracker.reset()
+    video(replace(options, out=None), tracker)
+    layers = drawing_of(options, tracker.topology, Stopwatch())
+    tracker.reset()
+    recording = Recording(path)
+    drawn = 0
+    with open_film(clip) as film:
+        for frame in film:
+            tracked, read = layers(tracker(frame)).picture, layers(recording(frame)).picture
+            differences = np.abs(tracked.astype(int) - read.astype(int))
+            assert np.percentile(differences, 99.9) <= 2 and differences.mean() < 0.1
+            drawn += (np.abs(tracked.astype(int) - frame.image.astype(int)) > 40).any(axis=2).sum()
+    assert drawn > 16 * 200, "something is drawn at all"
+
+
+def test_a_film_is_drawn_from_its_file_without_the_network(clip: Path, whole: Path, tmp_path: Path, monkeypatch):
+    def no_network(*_: object) -> None:
+        raise AssertionError("the network is not needed")
+
+    monkeypatch.setattr("tabrt.tracking.tracker.load_engine", no_network)
+    again = tmp_path / "again.mp4"
+    summary = draw(DrawOptions(source=str(clip), landmarks=str(whole / "points.jsonl"), out=str(again)))
+    assert (summary.frames, summary.faces) == (16, 1)
+    then, now = pictures(whole / "drawn.mp4"), pictures(again)
+    assert [time for time, _ in now] == [time for time, _ in then]
+    for (_, one), (_, other) in zip(then, now, strict=True):
+        assert np.abs(one.astype(int) - other.astype(int)).mean() < 1.5  # as their encoder has them
+    assert packets(again, "audio") == packets(whole / "drawn.mp4", "audio")
+
+
+def test_a_part_is_drawn_as_the_part_that_was_tracked(clip: Path, tracker: Tracker, tmp_path: Path):
+    path, out = tmp_path / "part.jsonl", tmp_path / "part.mp4"
+    tracker.reset()
+    video(VideoOptions(source=str(clip), start="0.2", end="0.5", every=2, landmarks=str(path)), tracker)
+    draw(DrawOptions(source=str(clip), landmarks=str(path), out=str(out)))
+    assert len(pictures(out)) == len(read_landmarks(path).frames) > 2
+
+
+def test_faces_that_were_hidden_are_hidden_again(clip: Path, whole: Path, tmp_path: Path):
+    header, *lines = (whole / "points.jsonl").read_text().splitlines(keepends=True)
+    path = tmp_path / "hidden.jsonl"
+    path.write_text(json.dumps(json.loads(header) | {"options": {"hide": "black"}}) + "\n" + "".join(lines))
+    draw(DrawOptions(source=str(clip), landmarks=str(path), out=str(tmp_path / "hidden.mp4")))
+    face = read_landmarks(path).points[0, 0]
+    x, y = face[54].astype(int)
+    assert pictures(tmp_path / "hidden.mp4")[0][1][y - 5 : y + 5, x - 5 : x + 5].max() < 30
+
+
+def test_the_landmark_file_of_another_film_is_refused(whole: Path, clip: Path, tmp_path: Path):
+    with pytest.raises(TabrtError, match=r"points.jsonl is of another film \(.*clip.mp4\), not of .*pexels_face.mp4"):
+        draw(DrawOptions(source=str(CLIP), landmarks=str(whole / "points.jsonl"), out=str(tmp_path / "x.mp4")))
+    assert not (tmp_path / "x.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda line: line | {"time": line["time"] + 0.01}, "at 0.01 s, the film at 0 s; name the film"),
+        (lambda line: {"frame": 0, "time": 0.0}, "without the fields"),
+        (lambda line: line | {"faces": [line["faces"][0] | {"points": [[1, 2]]}]}, "without the fields"),
+        (lambda line: line | {"faces": 3}, "without the fields"),
+        (lambda line: line | {"frame": "zero"}, "without the fields"),
+    ],
+)
+def test_a_file_that_was_edited_is_said(clip: Path, whole: Path, tmp_path: Path, change, said: str):
+    header, first, *rest = (whole / "points.jsonl").read_text().splitlines(keepends=True)
+    path = tmp_path / "edited.jsonl"
+    path.write_text(header + json.dumps(change(json.loads(first))) + "\n" + "".join(rest))
+    with pytest.raises(TabrtError, match=said):
+        draw(DrawOptions(source=str(clip), landmarks=str(path), out=str(tmp_path / "x.mp4")))
+
+
+# ----------------------------------------------------------------------------------------------------------- going on
+
+
+def broken_off(whole: Path, to: Path, lines: int, more: int = 0) -> Path:
+    """A landmark file cut after so many lines, and some bytes of the next."""
+    kept = (whole / "points.jsonl").read_bytes().splitlines(keepends=True)
+    to.write_bytes(b"".join(kept[:lines]) + kept[lines][:more])
+    return to
+
+
+def frames_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()[1:]]
+
+
+@pytest.mark.parametrize(("lines", "more"), [(1, 0), (1, 40), (2, 7), (9, 1000), (16, 1), (17, 5)])
+def test_it_goes_on_as_if_there_had_been_no_stop(
+    clip: Path, whole: Path, tracker: Tracker, tmp_path: Path, lines: int, more: int
+):
+    path = broken_off(whole, tmp_path / "points.jsonl", lines, more)
+    before = path.read_bytes()[: len(b"".join((whole / "points.jsonl").read_bytes().splitlines(True)[:lines]))]
+    tracker.reset()
+    options = VideoOptions(source=str(clip), landmarks=str(path), out=str(tmp_path / "drawn.mp4"), resume=True)
+    summary = video(options, tracker)
+    assert any(note.startswith(f"went on after {lines - 1} frames") for note in summary.notes)
+    assert path.read_bytes().startswith(before)
+    assert frames_of(path)[-1] == {"end": {"frames": 16}}
+    now, then = read_landmarks(path), read_landmarks(whole / "points.jsonl")
+    assert now.frames.tolist() == then.frames.tolist() and now.ids.tolist() == then.ids.tolist() == [1]
+    assert np.abs(now.points - then.points).max() < 0.5
+    drawn = pictures(tmp_path / "drawn.mp4")
+    assert [time for time, _ in drawn] == [time for time, _ in pictures(whole / "drawn.mp4")]
+    assert packets(tmp_path / "drawn.mp4", "audio") == packets(whole / "drawn.mp4", "audio")
+
+
+def test_a_face_keeps_the_id_that_the_file_has_for_it(clip: Path, whole: Path, tracker: Tracker, tmp_path: Path):
+    path = broken_off(whole, tmp_path / "points.jsonl", 9)
+    path.write_text(path.read_text().replace('"id":1,', '"id":7,'))
+    tracker.reset()
+    video(VideoOptions(source=str(clip), landmarks=str(path), resume=True), tracker)
+    assert [face["id"] for line in frames_of(path)[:-1] for face in line["faces"]] == [7] * 16
+
+
+def test_a_face_that_was_not_there_gets_an_id_that_nobody_had(clip: Path, whole: Path, tracker: Tracker, tmp_path):
+    path = broken_off(whole, tmp_path / "points.jsonl", 9)
+    header, *lines = path.read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    for row in rows:  # elsewhere
+        row["faces"][0]["points"] = [[x + 400, y] for x, y in row["faces"][0]["points"]]
+    path.write_text("\n".join([header, *map(json.dumps, rows)]) + "\n")
+    tracker.reset()
+    video(VideoOptions(source=str(clip), landmarks=str(path), resume=True), tracker)
+    assert [face["id"] for line in frames_of(path)[8:-1] for face in line["faces"]] == [2] * 8
+
+
+def test_without_a_file_it_begins_at_the_start(clip: Path, whole: Path, tracker: Tracker, tmp_path: Path):
+    path = tmp_path / "new.jsonl"
+    tracker.reset()
+    video(VideoOptions(source=str(clip), landmarks=str(path), resume=True), tracker)
+    assert frames_of(path) == frames_of(whole / "points.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("source", "other", "said"),
+    [
+        (CLIP, {}, r"is of another film \(.*clip.mp4\); name the same film"),
+        (None, {"smoothing": 0.2, "every": 2}, r"of a run with other settings \(every, smoothing\)"),
+        (None, {"model": "tab2-lite"}, r"of another network \(tab1-lite\)"),
+    ],
+)
+def test_what_is_not_the_same_run_is_not_gone_on_with(clip, whole: Path, tmp_path: Path, source, other, said: str):
+    path = broken_off(whole, tmp_path / "points.jsonl", 9)
+    before = path.read_bytes()
+    with pytest.raises(TabrtError, match=said):
+        video(VideoOptions(source=str(source or clip), landmarks=str(path), resume=True, **other))
+    assert path.read_bytes() == before
+
+
+def test_a_file_of_something_else_is_left_alone(clip: Path, tmp_path: Path):
+    path = tmp_path / "notes.jsonl"
+    path.write_text("my notes\n")
+    with pytest.raises(TabrtError, match="no landmark file to go on with"):
+        video(VideoOptions(source=str(clip), landmarks=str(path), resume=True))
+    assert path.read_text() == "my notes\n"
+
+
+def test_the_command_passes_over_what_came_to_its_end(run, clip: Path, whole: Path, tmp_path: Path):
+    (tmp_path / "points.jsonl").write_bytes((whole / "points.jsonl").read_bytes())
+    done = run("video", clip, "--landmarks", "points.jsonl", "--resume")
+    assert done.returncode == 0 and "1 of 1 films was finished before" in done.stderr
+    wrong = run("video", CLIP, "--landmarks", "points.jsonl", "--resume")
+    assert wrong.returncode == 1 and wrong.stderr.count("\n") == 1 and "of another film" in wrong.stderr
+    assert (tmp_path / "points.jsonl").read_bytes() == (whole / "points.jsonl").read_bytes()
+
+
+@posix
+def test_a_full_disk_while_going_on_leaves_whole_lines(clip: Path, whole: Path, tracker: Tracker, tmp_path: Path):
+    path = broken_off(whole, tmp_path / "points.jsonl", 9)
+    tracker.reset()
+    with full_disk(path.stat().st_size + 6000), pytest.raises(TabrtError, match="free some space"):
+        video(VideoOptions(source=str(clip), landmarks=str(path), resume=True), tracker)
+    count = len(frames_of(path))
+    assert 9 <= count < 16 and [line["frame"] for line in frames_of(path)] == list(range(count))
+    tracker.reset()
+    video(VideoOptions(source=str(clip), landmarks=str(path), resume=True), tracker)
+    assert len(frames_of(path)) == 17
