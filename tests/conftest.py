@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import hashlib
 import math
 import os
 import signal
@@ -71,6 +73,27 @@ def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
         return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=timeout, **options)
 
     return run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def each_network_is_traced_once() -> Iterator[None]:
+    """torch takes ten seconds to trace a network for ONNX, and many tests are about one and the same."""
+    graph = sys.modules.get("tabrt.exporting.graph")
+    if graph is None:  # no test that was asked for exports anything
+        yield
+        return
+    traced, known = graph._traced, {}
+
+    def remembered(network):
+        weights = b"".join(value.numpy().tobytes() for value in network.state_dict().values())
+        key = str(network.config), hashlib.sha256(weights).digest()
+        if key not in known:
+            known[key] = traced(network)
+        return copy.deepcopy(known[key])
+
+    graph._traced = remembered
+    yield
+    graph._traced = traced
 
 
 @pytest.fixture(scope="session")

@@ -103,6 +103,7 @@ def test_the_page_has_a_line_for_every_row_and_says_what_failed(tmp_path: Path):
     assert (tmp_path / "parity.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_rebuilding_and_comparing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A random network has no peaks to hold on to, so what counts here is that every step is taken."""
     monkeypatch.setitem(BOUNDS, "fp16", 1e9)

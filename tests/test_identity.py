@@ -97,7 +97,7 @@ def id_at(scene: Scene, x: float) -> int | None:
 
 
 @pytest.mark.parametrize("front", ["woman", "other"])
-@pytest.mark.parametrize("seconds", [1.5, 4.0])
+@pytest.mark.parametrize("seconds", [1.5, pytest.param(4.0, marks=pytest.mark.slow)])
 def test_two_faces_that_cross_keep_their_ids(play, front, seconds):
     def stage(t: float) -> list[Place]:
         places = [("woman", 120 + 400 * t, 180), ("other", 520 - 400 * t, 180)]

@@ -204,13 +204,33 @@ SYSTEMS = {  # pip's names of what a system takes, the newest first
 }
 
 
+def _needs(system: str) -> list[str]:
+    """What pip would ask for there; markers are taken from this machine otherwise, those of packages too."""
+    from packaging.requirements import Requirement
+
+    platform = {"Windows x86-64": "win32", "macOS ARM": "darwin"}.get(system, "linux")
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
+    needs = []
+    for need in map(Requirement, asked):
+        if need.marker is None or need.marker.evaluate({"sys_platform": platform}):
+            need.marker = None
+            needs.append(str(need))
+    return needs + (["pyobjc-framework-AVFoundation"] if platform == "darwin" else [])  # of cv2-enumerate-cameras
+
+
+def test_only_where_opencv_knows_cameras_by_number_their_names_are_asked_for():
+    pytest.importorskip("packaging")
+    asked = {system: any("cv2-enumerate-cameras" in need for need in _needs(system)) for system in SYSTEMS}
+    assert asked == {"Linux x86-64": False, "Linux ARM": False, "Windows x86-64": True, "macOS ARM": True}
+
+
 @pytest.mark.slow
 @pytest.mark.skipif("TABRT_TEST_INDEX" not in os.environ, reason="asks the package index; set TABRT_TEST_INDEX=1")
 @pytest.mark.parametrize("python", ["3.11", "3.13", "3.14"])
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_everything_that_tabrt_needs_is_there_for_each_system(tmp_path: Path, system: str, python: str):
     """Wheels alone, so that nothing is compiled; only found, not fetched."""
-    needs = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
+    needs = _needs(system)
     platforms = [word for name in SYSTEMS[system] for word in ("--platform", name)]
     words = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--ignore-installed", "--target", tmp_path]
     words += ["--only-binary=:all:", "--python-version", python, "--implementation", "cp", *platforms, *needs]

@@ -21,6 +21,12 @@ OPSET = 20
 
 def to_onnx(network: Tab) -> onnx.ModelProto:
     """The deployed network in float32: dynamic batch, every other size constant, nodes named after their modules."""
+    model = _traced(network)
+    _name_nodes(model)
+    return model
+
+
+def _traced(network: Tab) -> onnx.ModelProto:
     size = network.config.crop_size
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     with _quiet(), torch.no_grad():
@@ -36,9 +42,7 @@ def to_onnx(network: Tab) -> onnx.ModelProto:
             verbose=False,
         )
     assert program is not None  # nothing is returned only where a file is asked for
-    model = program.model_proto
-    _name_nodes(model)
-    return model
+    return program.model_proto
 
 
 @contextlib.contextmanager
