@@ -505,6 +505,17 @@ def test_sound_that_changes_its_kind_at_a_join_is_kept(tmp_path):
     assert min(part.std() for part in parts[:3] + parts[5:7]) > 0.1
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_transport_stream_that_broke_off_is_told(tmp_path, whole):
+    """It says no length, but all of its packets have one size."""
+    path = make_film(tmp_path / "a.ts", frames=60, options={"g": "15"})
+    data = path.read_bytes()
+    path.write_bytes(data if whole else data[: 188 * (len(data) // 376) + 100])
+    with open_film(path) as film:
+        assert len(list(film)) > 20
+        assert any("inside a packet: was it cut off?" in note for note in film.notes) is not whole
+
+
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
 def test_a_film_that_broke_off_is_told(tmp_path, suffix):
     """A download that stopped in the middle plays to there; that something is missing is said."""

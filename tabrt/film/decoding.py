@@ -38,6 +38,7 @@ LEAST_STEP = Fraction(1, 90000)  # seconds; the clock of a film whose own clock 
 BAD_PACKETS = 1000  # in a row, without one picture between them, before a film counts as ended
 EARLIER = (0.0, 2.0, 10.0)  # seconds before a part's start at which it is sought, one after the other
 MOST_KEPT = 20_000  # packets between two pictures that stand alone
+TRANSPORT_PACKETS = (188, 192, 204)  # bytes: plain, with a time (m2ts), with error correction
 SHORT = 0.05  # of a film, that may be missing at its end without a word
 PRIMING = 0.2  # seconds of sound before a film's start that its decoder may need
 SOUND_BEHIND = 3.0  # seconds that sound may lie behind its pictures in a file
@@ -72,6 +73,7 @@ class Film:
         self._last_time: float | None = None
         self._packet_source: Iterator[av.Packet | None] = iter(())
         self._stops_at: float | None = None  # seconds: how long a film that broke off says it is
+        self._torn = False  # whether a film that says no length ends where none does by itself
         self._until = 0.0  # seconds: when the last picture of the part stops being shown
         self._container = open_container(source, NETWORK_PATIENCE)
         try:
@@ -260,6 +262,8 @@ class Film:
             notes.append(
                 f"{self.name} stops at {clock_time(self._until)}, though it says it has {whole}: was it cut off?"
             )
+        if self._torn:
+            notes.append(f"{self.name} stops at {clock_time(self._until)}, inside a packet: was it cut off?")
         if self.damaged:
             notes.append(f"{self.name}: damaged packets passed over: {self.damaged}")
         return notes
@@ -336,6 +340,7 @@ class Film:
             said = _said_length(self._stream, float(self._clock.start))
             if said is not None and self._until < min(said, self.part.end) - max(1.0, SHORT * said):
                 self._stops_at = said
+            self._torn = _ends_inside_a_packet(self._container)
         self._sound.end = min(self._until, self.part.end)
 
     def _time(self, picture: av.VideoFrame) -> float:
@@ -453,6 +458,12 @@ def _duration(container: av.container.InputContainer, stream: av.VideoStream, cl
     if container.duration and container.duration / av.time_base > late:
         return container.duration / av.time_base - late
     return _seconds(stream.duration, stream.time_base)
+
+
+def _ends_inside_a_packet(container: av.container.InputContainer) -> bool:
+    """Whether the last packet of an MPEG transport stream is not whole: all have one size, and it says no length."""
+    size = container.size if container.format.name == "mpegts" else 0
+    return size > 0 and all(size % each for each in TRANSPORT_PACKETS)
 
 
 def _said_length(stream: av.VideoStream, start: float) -> float | None:
