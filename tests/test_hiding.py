@@ -27,6 +27,7 @@ from tabrt.film import open_film, read_image
 from tabrt.geometry import Crop
 from tabrt.heatmaps import decode
 from tabrt.hiding import MODES, Hiding, Region, cover
+from tabrt.hiding.report import Report
 from tabrt.sinks import read_landmarks
 from tabrt.topology import WFLW98
 from tabrt.tracking import Tracker
@@ -257,6 +258,24 @@ def test_a_face_that_the_tracker_does_not_know_is_hidden_where_the_detector_sees
         hiding.still(image, scene)
         assert detector(portrait, 5) and not detector(image, 5)
     assert not hiding.report.left
+
+
+def test_the_report_names_stretches_of_frames_and_their_times():
+    report = Report()
+    for index in range(20):
+        picture = Frame(np.zeros((4, 4, 3), np.uint8), index, index / 10)
+        report.add(picture, index in (3, 4, 5, 9), index == 12, False)
+    lines = report.lines(())
+    assert any("4 of 20 frames: 3-5 (0.30-0.50 s), 9 (0.90 s)" in line and "LOOK" in line for line in lines)
+    assert any("1 of 20 frames: 12 (1.20 s)" in line for line in lines)
+
+
+def test_live_no_picture_shows_the_face(run: Run, clip: Path, tmp_path: Path):
+    words = ["--camera", clip, "--no-window", "--out", "live.mp4", "--hide", "black", "--stop-after", "3"]
+    assert run("live", *words).returncode == 0
+    with open_film(tmp_path / "live.mp4") as film, closing(Detector()) as detector:
+        pictures = [frame.image for frame in film]
+        assert pictures and not any(detector(each, 5) for each in pictures)
 
 
 # --------------------------------------------------------------------------------------------------------- commands

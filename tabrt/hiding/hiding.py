@@ -30,8 +30,8 @@ UNSURE_MARGIN = 0.25  # more, where only a detector saw it: of a profile it sees
 LIVE_REACH = 2.0  # seconds for which a lost head stays hidden where nobody can look ahead
 MOST_FACES = 100  # that are looked for
 MOST_HELD = 2**30  # bytes of pictures that wait
-ATTEMPTS = 6  # at covering one picture
-CERTAIN = 0.45  # of what only a detector sees: clear faces reach 0.5 and more, hands 0.4 …
+ATTEMPTS = 8  # at covering one picture
+CERTAIN = 0.5  # of what only a detector sees: clear faces reach 0.5 and more, hands 0.4 …
 POSSIBLE = 0.2  # … faces in the dark 0.2 to 0.4 for many frames, chairs and clothes 0.1
 LOOK = 64  # px of what is held against the picture before
 
@@ -177,7 +177,7 @@ class Hiding:
     def _hide(self, image: np.ndarray, frame: Frame, moment: Moment, still: bool = False) -> None:
         """Cover all heads, stronger and stronger, until the detector sees none of them."""
         raw = image.copy()
-        left = changed = True
+        left = changed = doubtful = True
         hidden: list[tuple[Head, Region]] = []
         for attempt in range(ATTEMPTS):
             if attempt:
@@ -189,9 +189,10 @@ class Hiding:
             boxes = self._checking(image, MOST_FACES, thorough=still)
             boxes = [box for box in boxes if not any(region.holds(box.centre) for region in shown)]
             left, changed = self._strengthened(boxes, hidden, raw, moment)
+            doubtful = bool(boxes) and not left
             if not changed:
                 break
-        self.report.add(frame, left, any(head.seen(moment) is None for head, _ in hidden))
+        self.report.add(frame, left, doubtful, any(head.seen(moment) is None for head, _ in hidden))
 
     def _hidden_regions(self, moment: Moment) -> Iterator[tuple[Head, Region]]:
         shown = self._shown_regions(moment)

@@ -18,14 +18,17 @@ class Report:
     frames: int = 0
     guessed: int = 0  # frames in which a head was hidden that nobody saw there
     left: list[tuple[int, float]] = field(default_factory=list)  # index and time of frames that still show a face
+    doubtful: list[tuple[int, float]] = field(default_factory=list)  # … in which something else may be one
     ids: set[int] = field(default_factory=set)  # that the tracker gave
     shortened: bool = False  # whether less than a second was looked ahead
 
-    def add(self, frame: Frame, left: bool, guessed: bool) -> None:
+    def add(self, frame: Frame, left: bool, doubtful: bool, guessed: bool) -> None:
         self.frames += 1
         self.guessed += guessed
         if left and len(self.left) < MOST_KEPT:
             self.left.append((frame.index, frame.time))
+        if doubtful and len(self.doubtful) < MOST_KEPT:
+            self.doubtful.append((frame.index, frame.time))
 
     def lines(self, shown: Collection[int]) -> list[str]:
         """What to tell at the end. shown: ids that were not to be hidden."""
@@ -38,20 +41,27 @@ class Report:
         if self.shortened:
             lines.append("pictures are so large that less than a second was looked ahead: check the result")
         if self.left:
-            lines.append(f"LOOK AT THESE: the detector still takes something for a face in {self._named()}")
+            lines.append(
+                f"LOOK AT THESE: the detector still takes something hidden for a face in {self._named(self.left)}"
+            )
         elif self.frames:
             lines.append(f"looked at again, hidden: the detector finds no face in {self._all()}")
+        if self.doubtful:
+            named = self._named(self.doubtful)
+            lines.append(
+                f"worth a look: what may be hands, say, and is no face from close by, is one from afar in {named}"
+            )
         return lines
 
     def _all(self) -> str:
         return f"any of {self.frames} frames" if self.frames != 1 else "the picture"
 
-    def _named(self) -> str:
-        stretches = _stretches(self.left)
+    def _named(self, frames: list[tuple[int, float]]) -> str:
+        stretches = _stretches(frames)
         named = [_stretch(*each) for each in stretches[:MOST_NAMED]]
         more = len(stretches) - len(named)
-        count = f"{len(self.left)} of {self.frames} frames: "
-        return count + ", ".join(named) + (f" and {more} more" if more else "")
+        count = f"{len(frames)} of {self.frames} frames: "
+        return count + ", ".join(named) + (f" and {more} more" if more > 0 else "")
 
 
 Stretch = tuple[tuple[int, float], tuple[int, float]]  # the first and the last frame: index and time
