@@ -299,6 +299,8 @@ def test_models_shows_the_cards(run: Run):
         ["video", "in.mp4", "--out", "out/", "--skip-finished"],
         ["video", "in.mp4", "--landmarks", "out/{name}.csv", "--skip-finished"],
         ["video", "in.mp4", "--landmarks", "out/", "--cluster", "tcp://127.0.0.1:9", "--jobs", "2"],
+        ["video", "in.mp4", "--landmarks", "-", "--cluster", "tcp://127.0.0.1:9"],
+        ["video", "-", "in.mp4", "--landmarks", "out/", "--jobs", "2"],
         ["live", "--no-window"],
         ["live", "--size", "large"],
         ["image", "--out", "there"],

@@ -227,7 +227,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, stderr: io.StringIO) -> str:
 
 def test_without_a_terminal_films_are_told_of_in_lines(monkeypatch: pytest.MonkeyPatch):
     assert shown(monkeypatch, io.StringIO()).splitlines() == [
-        "[b].mp4: begun again, for who did it was lost",
+        "[b].mp4: begun again, for its worker was lost",
         "1 of 2 films: a.mp4 failed",
         "2 of 2 films: [b].mp4 done in 3.0 s",
     ]

@@ -19,6 +19,8 @@ from tabrt.hardware import available_threads
 
 PATIENCE = 10.0  # seconds for a scheduler to answer, and for workers to close their files
 SECONDS_BETWEEN_WORDS = 1.0  # of a worker on its job
+PATHS = ("source", "out", "landmarks", "crops")  # among a job's options
+PERHAPS_PATHS = ("model", "fov")  # a model's name or file, degrees or a file
 ENDING = ("closing", "closed", "failed")  # states of a worker
 
 
@@ -117,18 +119,13 @@ def _lost(problem: BaseException) -> str:
 
 def anywhere(job: Job) -> Job:
     """The job with whole paths, as another machine with the same files needs them."""
-    names = {name: getattr(job, name) for name in ("source", "out", "landmarks", "crops", "model", "fov")}
-    whole = {name: os.path.abspath(value) for name, value in names.items() if value is not None and _is_path(value)}
-    return replace(job, **{**whole, **_named(job)})
-
-
-def _is_path(value: str) -> bool:
-    return "://" not in value and value != "-"
-
-
-def _named(job: Job) -> dict[str, str]:
-    """What may be a path and is none: a model's name, degrees."""
-    return {name: value for name in ("model", "fov") if (value := getattr(job, name)) and not os.path.exists(value)}
+    names = {name: getattr(job, name) for name in (*PATHS, *PERHAPS_PATHS)}
+    paths = {
+        name: os.path.abspath(value)
+        for name, value in names.items()
+        if value is not None and "://" not in value and (name in PATHS or os.path.exists(value))
+    }
+    return replace(job, **paths)
 
 
 # ----------------------------------------------------------------------------------------------------- on the worker

@@ -168,7 +168,7 @@ class Board:
 
     def __call__(self, number: int, now: Standing | None) -> None:
         if now is None and number in self._standings:
-            self._print(f"{self._names[number]}: begun again, for who did it was lost")
+            self._print(f"{self._names[number]}: begun again, for its worker was lost")
         self._standings[number], self._heard[number] = now, time.monotonic()
         if self._bar is None:
             self._say_now_and_then()

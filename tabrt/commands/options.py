@@ -341,6 +341,9 @@ class VideosOptions(FilmOptions):
         super().__post_init__()
         if self.cluster is not None and self.jobs > 1:
             raise typer.BadParameter("--cluster has workers of its own, as many as were started; leave --jobs out")
+        streams = "-" in self.sources or self.landmarks == "-"
+        if streams and (self.cluster is not None or (self.jobs > 1 and len(self.sources) > 1)):
+            raise typer.BadParameter("- is a stream of this one process; name a file with --cluster and --jobs")
         if self.skip_finished and (self.landmarks in (None, "-") or str(self.landmarks).lower().endswith(".csv")):
             raise typer.BadParameter("--skip-finished goes by landmark files; give --landmarks with a folder or .jsonl")
 
