@@ -96,7 +96,8 @@ def calibration_crops(faces: Path, size: int = CROP_SIZE, count: int = CALIBRATI
     crops = []
     for part in sets.values():
         for index in np.unique(np.linspace(0, len(part) - 1, each).astype(int)):
-            crop = replace(truth_crop(part.points[index]), size=size)
+            box = None if part.boxes is None else part.boxes[index]
+            crop = replace(truth_crop(part.points[index], box=box), size=size)
             crops.append(crop.cut(part.read(int(index))))
     return np.stack(crops[:count])
 
