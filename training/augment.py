@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -50,6 +50,12 @@ HARD = Augmentation(
     rotation=50.0, scale=0.2, shift=0.07, cover=0.05, patches=0.2, brightness=0.25, tone=0.4, blur=0.15,
     compression=0.2, all_round=0.12, light=0.15, grain=0.07, distance=0.10, motion=0.06, hands=0.10, strangers=0.05,
     glasses=0.05,
+)  # fmt: skip
+
+# Between both: portraits as they mostly are, and still some of what is hard.
+FIRM = replace(
+    HARD, rotate=0.5, rotation=45.0, scale=0.15, shift=0.06, compression=0.15, all_round=0.06, light=0.08, grain=0.04,
+    distance=0.05, motion=0.03, hands=0.06, strangers=0.03, glasses=0.03,
 )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from tabrt.errors import TabrtError
-from training.augment import HARD, MILD, PAPER, STRONG, Augmentation
+from training.augment import FIRM, HARD, MILD, PAPER, STRONG, Augmentation
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,18 @@ RECIPES["broad"] = replace(
         "frontal": 0.06, "profiles": 0.13, "fgnet": 0.06, "wider": 0.05, "turned": 0.12, "empty": 0.05,
     },
 )  # fmt: skip
-# The same for a wider network, which teaches the others. Grown from a narrow one by --start.
+# What follows that: back towards portraits and the labels of people, keeping what was learnt.
+RECIPES["settle"] = replace(
+    RECIPES["broad"],
+    name="settle",
+    phases=(Phase("all", samples=24_000, learning_rate=4e-4, warmup=100, learning_rate_end=5e-6),),
+    augmentation=FIRM,
+    mixture={
+        "human": 0.40, "infants": 0.07, "allage": 0.06, "utkface": 0.02, "facemask": 0.05, "video": 0.04,
+        "frontal": 0.04, "profiles": 0.11, "fgnet": 0.06, "wider": 0.03, "turned": 0.08, "empty": 0.04,
+    },
+)  # fmt: skip
+# The same as broad for a wider network, which teaches the others. Grown from a narrow one by --start.
 RECIPES["teacher"] = replace(
     RECIPES["broad"],
     name="teacher",
