@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 
 from tabrt.card import ModelCard
+from tabrt.errors import TabrtError
 from tabrt.network import Tab, TabConfig
-from tabrt.network.checkpoint import save_checkpoint
-from training.checkpointing import load_matching
+from tabrt.network.checkpoint import load_checkpoint, save_checkpoint
+from training.checkpointing import load_matching, mix
 from training.growing import twice_as_wide, widened
 
 NARROW = TabConfig(hourglasses=1, stem="slim", channels=8, balt_channels=2)
@@ -70,3 +72,24 @@ def test_only_the_same_network_twice_as_wide_is_grown():
     assert twice_as_wide(NARROW, WIDE) and not twice_as_wide(WIDE, NARROW)
     assert not twice_as_wide(NARROW, dataclasses.replace(WIDE, fusion=1))
     assert twice_as_wide(TabConfig.of_width("lite"), TabConfig.of_width("base"))
+
+
+def test_two_networks_are_mixed_weight_by_weight(tmp_path: Path):
+    paths = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        paths.append(tmp_path / f"{seed}.safetensors")
+        save_checkpoint(paths[-1], Tab(NARROW), ModelCard(name="tiny", figures={"validation_nme": 0.1}))
+    mix(*paths, 0.25, tmp_path / "mixed.safetensors")
+    (new, _), (old, _), (mixed, card) = (load_checkpoint(path) for path in (*paths, tmp_path / "mixed.safetensors"))
+    for name, value in mixed.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, 0.75 * new.state_dict()[name] + 0.25 * old.state_dict()[name])
+    assert card.name == "tiny" and not card.figures  # those were of another network
+
+
+def test_networks_of_two_shapes_are_not_mixed(tmp_path: Path):
+    for name, config in (("one", NARROW), ("two", dataclasses.replace(NARROW, hourglasses=2))):
+        save_checkpoint(tmp_path / f"{name}.safetensors", Tab(config), ModelCard(name=name))
+    with pytest.raises(TabrtError, match="is another network than"):
+        mix(tmp_path / "one.safetensors", tmp_path / "two.safetensors", 0.5, tmp_path / "out.safetensors")

@@ -106,6 +106,23 @@ def pack(source: Path, out: Path) -> None:
     save_checkpoint(out, model, card)
 
 
+def mix(new: Path, old: Path, kept: float, out: Path) -> None:
+    """Write the network between two of one shape, with the card of the new one. kept: the share of the old weights.
+
+    It keeps more of what the old one knew than it gives up of what the new one has learnt (Wortsman and others: Robust
+    fine-tuning). Raises TabrtError where the shapes differ.
+    """
+    model, card = load_checkpoint(new)
+    other = load_checkpoint(old)[0]
+    if other.config != model.config:
+        raise TabrtError(f"{old} is another network than {new}; mix one with what it was trained from")
+    theirs = other.state_dict()
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(theirs[name].to(value.dtype), kept)
+    save_checkpoint(out, model, replace(card, figures={}))
+
+
 def identity(config: TabConfig, recipe: Recipe, seed: int, sizes: dict[str, int]) -> str:
     """What must be the same for a run to be resumed."""
     network = asdict(config)

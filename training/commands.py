@@ -168,6 +168,21 @@ def pack(
 
 
 @app.command()
+def mix(
+    new: Annotated[Path, typer.Argument(help="A .safetensors of a run.")],
+    old: Annotated[str, typer.Argument(help="What that run started from: a shipped model's name, or a .safetensors.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+    kept: Annotated[float, typer.Option(min=0, max=1, help="The share of the old weights.")] = 0.1,
+) -> None:
+    """Write the network between two: it loses less of what the old one was good at than it gives up of the new."""
+    from training.checkpointing import checkpoint_named
+    from training.checkpointing import mix as write
+
+    write(new, checkpoint_named(old), kept, out)
+    typer.echo(f"wrote {out}, {out.stat().st_size:,} bytes")
+
+
+@app.command()
 def evaluate(
     dataset: Annotated[
         Dataset, typer.Option(help="What to judge on: its test part. shared: all held-out faces, by weakness.")

@@ -27,7 +27,7 @@ from tabrt.geometry import Box, Crop
 Runtime = Literal["onnxruntime", "mediapipe"]
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 
-MIN_SCORE = 0.4  # measured: 0.5 loses every fourth face below 60 px; the network's confidence weeds out the few extra
+MIN_SCORE = 0.3  # measured: 0.5 loses every fourth face below 60 px, 0.4 some profiles; the network weeds out the extra
 SURE = 0.7  # of the full-range model: below it the short-range one is asked too, which knows profiles better
 PORTRAIT_MARGINS = (3.0, 4.0)  # face sides, of the views in which a face is confirmed
 SMALL_FACE = 24  # px of a view: smaller ones are placed twice as badly
