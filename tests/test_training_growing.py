@@ -90,6 +90,7 @@ def test_two_networks_are_mixed_weight_by_weight(tmp_path: Path):
 
 def test_networks_of_two_shapes_are_not_mixed(tmp_path: Path):
     for name, config in (("one", NARROW), ("two", dataclasses.replace(NARROW, hourglasses=2))):
-        save_checkpoint(tmp_path / f"{name}.safetensors", Tab(config), ModelCard(name=name))
+        card = ModelCard(name=name, hourglasses=config.hourglasses)
+        save_checkpoint(tmp_path / f"{name}.safetensors", Tab(config), card)
     with pytest.raises(TabrtError, match="is another network than"):
         mix(tmp_path / "one.safetensors", tmp_path / "two.safetensors", 0.5, tmp_path / "out.safetensors")
