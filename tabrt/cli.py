@@ -29,6 +29,7 @@ from tabrt.commands.options import (
     ImageOptions,
     LiveOptions,
     NetworkOptions,
+    PlotOptions,
     VideosOptions,
     Width,
     parameters,
@@ -123,6 +124,15 @@ def draw(options: DrawOptions) -> None:
     from tabrt.commands.draw import draw as work
 
     _tell(work(options), options.out)
+
+
+@app.command(cls=_Command)
+@taking(PlotOptions)
+def plot(options: PlotOptions) -> None:
+    """Plot the tracks of a landmark file over time: who is seen when, how surely, how fast."""
+    from tabrt.commands.plot import plot as work
+
+    print(f"wrote {work(options.landmarks, options.out, options.overwrite)}", file=sys.stderr)
 
 
 @app.command(cls=_Command)

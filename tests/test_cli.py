@@ -256,7 +256,7 @@ def test_one_picture_to_one_file(run: Run, clip: Path, tmp_path: Path):
 
 def test_version_and_help(run: Run):
     assert run("--version").stdout == f"tabrt {__version__}\n"
-    for name in ("live", "video", "draw", "image", "export", "bench", "models", "doctor", "demo"):
+    for name in ("live", "video", "draw", "plot", "image", "export", "bench", "models", "doctor", "demo"):
         assert name in run("--help").stdout
     assert "--landmarks" in run("video", "--help").stdout
 

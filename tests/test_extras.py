@@ -36,6 +36,7 @@ ENTRIES = {
     "serve": ["tabrt/live/page.py"],
     "osc": ["tabrt/sinks/osc.py", "tabrt/sinks/vmc.py"],
     "cluster": ["tabrt/commands/cluster.py"],
+    "plot": ["tabrt/commands/plot.py"],
     "mediapipe": ["tabrt/detection/mediapipe.py"],
     "train": ["training"],
 }

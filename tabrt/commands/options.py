@@ -378,7 +378,7 @@ class DrawOptions:
 class PlotOptions:
     """A landmark file, and where its figure goes."""
 
-    landmarks: Annotated[str, typer.Argument(metavar="FILE", help="A landmark file: .jsonl, .csv or .parquet.")]
+    landmarks: Annotated[str, typer.Argument(metavar="FILE", help="A landmark file: .jsonl or .csv.")]
     out: Annotated[
         str | None, typer.Option(metavar="FILE.png", help="Write the figure here.", show_default="beside it, as .png")
     ] = None

@@ -16,6 +16,7 @@ import numpy as np
 from tabrt.errors import TabrtError, first_line
 from tabrt.sinks.records import landmark_lines, landmark_suffix
 
+MEASURED = ("yaw", "pitch", "roll", "eye_left", "eye_right")  # columns of CSV that are read beside the points
 LARGEST = 4 * 2**30  # bytes of one array of points
 
 
@@ -31,27 +32,42 @@ class Landmarks:
     frames: np.ndarray  # (N,) numbers of the frames
     times: np.ndarray  # (N,) seconds
     ids: np.ndarray  # (F,) ascending
-    _rows: _Rows
+    rows: Rows  # the faces one after the other, as the file has them
 
     @cached_property
     def points(self) -> np.ndarray:
         """(N, F, L, 2) float32."""
-        return self._by_frame_and_id(self._rows.points)
+        return self._by_frame_and_id(self.rows.points)
 
     @cached_property
     def confidence(self) -> np.ndarray:
         """(N, F, L) float32, 0…1."""
-        return self._by_frame_and_id(self._rows.confidence)
+        return self._by_frame_and_id(self.rows.confidence)
 
     @cached_property
     def scores(self) -> np.ndarray:
         """(N, F) float32: the confidence of each face."""
-        return self._by_frame_and_id(self._rows.scores)
+        return self._by_frame_and_id(self.rows.scores)
 
     @cached_property
     def boxes(self) -> np.ndarray:
         """(N, F, 4) float32: left, top, right, bottom."""
-        return self._by_frame_and_id(self._rows.boxes)
+        return self._by_frame_and_id(self.rows.boxes)
+
+    @property
+    def has_measures(self) -> bool:
+        """Whether the file tells what --measures adds."""
+        return bool(np.isfinite(self.rows.pose).any())
+
+    @cached_property
+    def pose(self) -> np.ndarray:
+        """(N, F, 3) float32, degrees: yaw, pitch, roll; NaN where they are not told, as without --measures."""
+        return self._by_frame_and_id(self.rows.pose)
+
+    @cached_property
+    def eyes(self) -> np.ndarray:
+        """(N, F, 2) float32: openness of the left and the right eye, 0…1; NaN likewise."""
+        return self._by_frame_and_id(self.rows.eyes)
 
     def to_pandas(self) -> Any:
         """A pandas.DataFrame with a row a face, and the columns of the .csv. Raises TabrtError without pandas."""
@@ -59,12 +75,13 @@ class Landmarks:
             import pandas
         except ModuleNotFoundError:
             raise TabrtError("to_pandas needs pandas; run: pip install pandas") from None
-        rows = self._rows
+        rows = self.rows
         table = {"frame": self.frames[rows.at], "time": self.times[rows.at], "id": rows.ids, "score": rows.scores}
         table |= dict(zip(("left", "top", "right", "bottom"), rows.boxes.T, strict=True))
+        told = dict(zip(MEASURED, np.hstack([rows.pose, rows.eyes]).T, strict=True)) if self.has_measures else {}
         points = np.concatenate([rows.points, rows.confidence[..., None]], axis=2)
         names = [f"{axis}{index}" for index in range(points.shape[1]) for axis in "xyc"]
-        return pandas.DataFrame(table | dict(zip(names, points.reshape(len(points), -1).T, strict=True)))
+        return pandas.DataFrame(table | dict(zip(names, points.reshape(len(points), -1).T, strict=True)) | told)
 
     def _by_frame_and_id(self, values: np.ndarray) -> np.ndarray:
         shape = len(self.frames), len(self.ids), *values.shape[1:]
@@ -73,12 +90,12 @@ class Landmarks:
                 f"{shape[0]} frames with {shape[1]} ids are too many for one array; use to_pandas(), a row a face"
             )
         whole = np.full(shape, np.nan, values.dtype)
-        whole[self._rows.at, np.searchsorted(self.ids, self._rows.ids)] = values
+        whole[self.rows.at, np.searchsorted(self.ids, self.rows.ids)] = values
         return whole
 
 
 @dataclass(frozen=True, eq=False)
-class _Rows:
+class Rows:
     """The R faces of a file, one after the other."""
 
     at: np.ndarray  # (R,) index among the frames
@@ -87,6 +104,8 @@ class _Rows:
     boxes: np.ndarray  # (R, 4)
     points: np.ndarray  # (R, L, 2)
     confidence: np.ndarray  # (R, L)
+    pose: np.ndarray  # (R, 3) degrees: yaw, pitch, roll; NaN where it is not told, as without --measures
+    eyes: np.ndarray  # (R, 2) openness of the left and the right one, 0…1; NaN likewise
 
 
 def read_landmarks(path: str | Path) -> Landmarks:
@@ -108,6 +127,7 @@ def _gathered(header: dict[str, Any], lines: Iterable[dict[str, Any]]) -> Landma
     at: list[int] = []
     ids: list[int] = []
     numbers: list[np.ndarray] = []  # of a face: score, box, points, confidence
+    measured: list[list[float | None]] = []  # of a face: MEASURED
     count = 0
     for line in lines:
         if not frames or line["frame"] != frames[-1]:
@@ -122,11 +142,21 @@ def _gathered(header: dict[str, Any], lines: Iterable[dict[str, Any]]) -> Landma
             numbers.append(np.concatenate([np.array(part, np.float32) for part in parts]))
             if len(points) != count or len(numbers[-1]) != 5 + 3 * count:
                 raise ValueError("faces of different schemes")
+            measured.append(_measured(face))
     table = np.stack(numbers) if numbers else np.empty((0, 5), np.float32)
     score, box, flat, confidence = np.split(table, [1, 5, 5 + 2 * count], axis=1)
     places = flat.reshape(len(table), count, 2)
-    rows = _Rows(np.array(at, int), np.array(ids, int), score[:, 0], box, places, confidence)
+    pose, eyes = np.split(np.array(measured, np.float32).reshape(-1, len(MEASURED)), [3], axis=1)
+    rows = Rows(np.array(at, int), np.array(ids, int), score[:, 0], box, places, confidence, pose, eyes)
     return Landmarks(header, np.array(frames, int), np.array(times), np.unique(rows.ids), rows)
+
+
+def _measured(face: dict[str, Any]) -> list[float | None]:
+    """What a face tells of MEASURED."""
+    pose, eyes = face.get("pose"), face.get("eyes")
+    if pose is None or eyes is None:
+        return [None] * len(MEASURED)
+    return [pose["yaw"], pose["pitch"], pose["roll"], eyes["left"], eyes["right"]]
 
 
 def _csv_frames(path: Path) -> Iterator[dict[str, Any]]:
@@ -148,6 +178,7 @@ def _rows_as_lines(path: Path, rows: Iterator[list[str]]) -> Iterator[dict[str, 
         raise TabrtError(f"{path} is no landmark file; name a .csv that tabrt wrote")
     count = sum(name.startswith("x") and name[1:].isdecimal() for name in names)
     rest = names[8 + 3 * count :]
+    told = {name: names.index(name) for name in MEASURED} if set(MEASURED) <= set(names) else {}
     header: dict[str, Any] = {"width": None, "height": None}
     first = next(rows, None)
     if first is not None:
@@ -155,17 +186,25 @@ def _rows_as_lines(path: Path, rows: Iterator[list[str]]) -> Iterator[dict[str, 
         header |= {name: int(said[name]) for name in ("width", "height") if said.get(name, "").isdecimal()}
     yield header
     for row in itertools.chain([] if first is None else [first], rows):
-        yield _line(row, count)
+        yield _line(row, count, told)
 
 
-def _line(row: list[str], count: int) -> dict[str, Any]:
+def _line(row: list[str], count: int, told: dict[str, int]) -> dict[str, Any]:
     line: dict[str, Any] = {"frame": int(row[0]), "time": _float(row[1]), "faces": []}
     if row[2]:
         values = [_float(cell) for cell in row[3 : 8 + 3 * count]]
         points = np.array(values[5:], float).reshape(count, 3)
         face = {"id": int(row[2]), "score": values[0], "box": values[1:5]}
-        line["faces"] = [face | {"points": points[:, :2], "confidence": points[:, 2]}]
+        line["faces"] = [face | {"points": points[:, :2], "confidence": points[:, 2]} | _told(row, told)]
     return line
+
+
+def _told(row: list[str], columns: dict[str, int]) -> dict[str, Any]:
+    """The fields of a face that MEASURED are, as JSON lines have them."""
+    if not columns or not row[columns["yaw"]]:
+        return {}
+    yaw, pitch, roll, left, right = (_float(row[columns[name]]) for name in MEASURED)
+    return {"pose": {"yaw": yaw, "pitch": pitch, "roll": roll}, "eyes": {"left": left, "right": right}}
 
 
 def _float(cell: str) -> float | None:
