@@ -10,11 +10,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import typer
 from conftest import CLIP, full_disk, posix
 
 from tabrt import Tracker, open_film, read_landmarks
 from tabrt.commands.draw import draw
-from tabrt.commands.options import DrawOptions, VideoOptions
+from tabrt.commands.films import planned
+from tabrt.commands.options import DrawOptions, VideoOptions, VideosOptions
 from tabrt.commands.recorded import Recording
 from tabrt.commands.summary import Stopwatch, drawing_of
 from tabrt.commands.video import video
@@ -222,6 +224,41 @@ def test_the_command_passes_over_what_came_to_its_end(run, clip: Path, whole: Pa
     wrong = run("video", CLIP, "--landmarks", "points.jsonl", "--resume")
     assert wrong.returncode == 1 and wrong.stderr.count("\n") == 1 and "of another film" in wrong.stderr
     assert (tmp_path / "points.jsonl").read_bytes() == (whole / "points.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_crops_are_gone_on_with_only_where_they_were_begun(clip: Path, whole: Path, tmp_path: Path, first: bool):
+    path = broken_off(whole, tmp_path / "points.jsonl", 9)
+    if first:
+        header, rest = path.read_text().split("\n", 1)
+        path.write_text(json.dumps(json.loads(header) | {"crops": {"align": "plain"}}) + "\n" + rest)
+    before, crops = path.read_bytes(), None if first else str(tmp_path / "crops")
+    said = "of a run with crops; give --crops as then" if first else "of a run without crops; leave --crops out"
+    with pytest.raises(TabrtError, match=said):
+        video(VideoOptions(source=str(clip), landmarks=str(path), crops=crops, resume=True))
+    assert path.read_bytes() == before and not (tmp_path / "crops").exists()
+
+
+@pytest.mark.parametrize("length", [0, 1, 12, 60])
+def test_a_run_that_was_stopped_within_the_first_line_is_begun_again(
+    clip: Path, whole: Path, tmp_path: Path, length: int
+):
+    path = tmp_path / "points.jsonl"
+    path.write_bytes((whole / "points.jsonl").read_bytes()[:length])
+    jobs, finished = planned(VideosOptions(sources=[str(clip)], landmarks=str(path), resume=True))
+    assert len(jobs) == 1 and not finished
+
+
+def test_notes_without_a_line_end_are_not_replaced(clip: Path, tmp_path: Path):
+    path = tmp_path / "notes.jsonl"
+    path.write_text("my notes")
+    with pytest.raises(TabrtError, match="is there already"):
+        planned(VideosOptions(sources=[str(clip)], landmarks=str(path), resume=True))
+
+
+def test_whom_to_show_is_not_gone_on_with():
+    with pytest.raises(typer.BadParameter, match="whom --hide-all-but shows"):
+        VideoOptions(source="a.mp4", landmarks="a.jsonl", out="b.mp4", hide="blur", hide_all_but="1", resume=True)
 
 
 @posix

@@ -16,7 +16,9 @@ from tabrt.engines import MODELS
 from tabrt.errors import TabrtError
 from tabrt.files import fingerprint
 from tabrt.sinks import landmark_state
-from tabrt.sinks.records import MAX_LINE
+from tabrt.sinks.records import FORMAT, MAX_LINE
+
+HEAD = f'{{"format":"{FORMAT}",'.encode()  # of every landmark file
 
 
 def is_finished(job: Job) -> bool:
@@ -31,7 +33,18 @@ def is_finished(job: Job) -> bool:
 
 def was_begun(job: Job) -> bool:
     """Whether an earlier run has begun the very same job, so that doing it again loses nothing."""
-    return job.landmarks is not None and _is_of(landmark_state(job.landmarks, opener(job.landmarks))[0], job)
+    if job.landmarks is None:
+        return False
+    header, _ = landmark_state(job.landmarks, opener(job.landmarks))
+    return _is_of(header, job) or (header is None and _stopped_at_once(job.landmarks))
+
+
+def _stopped_at_once(path: str) -> bool:
+    """Whether a landmark file was broken off within its first line."""
+    if is_remote(path) or not os.path.isfile(path):
+        return False
+    beginning = _beginning(path)
+    return b"\n" not in beginning and beginning[: len(HEAD)] == HEAD[: len(beginning)]
 
 
 def broken_off(job: Job) -> bool:
@@ -49,6 +62,9 @@ def broken_off(job: Job) -> bool:
         raise TabrtError(f"{path} is {other}; name the same film and settings as then, or leave --resume out")
     if closed:
         raise TabrtError(f"{path} came to its end, there is nothing to go on with; leave --resume out")
+    if (header.get("crops") is None) != (job.crops is None):
+        remedy = "give --crops as then" if job.crops is None else "leave --crops out"
+        raise TabrtError(f"{path} is of a run {'with' if job.crops is None else 'without'} crops; {remedy}")
     return True
 
 

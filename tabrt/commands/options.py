@@ -292,6 +292,8 @@ class FilmOptions(OutputOptions):
             raise typer.BadParameter("--resume goes by landmark files; give --landmarks with a folder or .jsonl")
         if self.resume and self.boundaries:
             raise typer.BadParameter("--resume has no boundary maps of what was tracked before; leave --draw out")
+        if self.resume and self.hide_all_but is not None:  # an id may be another person's after a stop
+            raise typer.BadParameter("--resume cannot vouch for whom --hide-all-but shows; give one of them alone")
 
     @property
     def differing(self) -> dict[str, Any]:
