@@ -35,6 +35,7 @@ ENTRIES = {
     "openvino": ["tabrt/engines/openvino.py"],
     "serve": ["tabrt/live/page.py"],
     "osc": ["tabrt/sinks/osc.py", "tabrt/sinks/vmc.py"],
+    "parquet": ["tabrt/sinks/parquet.py"],
     "cluster": ["tabrt/commands/cluster.py"],
     "plot": ["tabrt/commands/plot.py"],
     "mediapipe": ["tabrt/detection/mediapipe.py"],

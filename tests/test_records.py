@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from conftest import posix
 from tabrt.errors import TabrtError
 from tabrt.faces import Face, Frame, Scene
 from tabrt.geometry import Box
+from tabrt.sinks.landmarks import read_landmarks
 from tabrt.sinks.records import LandmarkWriter, landmark_lines, landmark_state
 from tabrt.topology import WFLW98
 
@@ -231,3 +233,89 @@ def test_of_what_is_no_landmark_file_nothing_is_known(tmp_path):
     with (tmp_path / "long.jsonl").open("ab") as file:
         file.write(b'{"end":{"fra')  # cut off
     assert landmark_state(tmp_path / "long.jsonl")[1] is False
+
+
+def parquet(path: Path, *scenes: Scene, tags=None) -> Path:
+    pytest.importorskip("pyarrow", reason="needs pyarrow: the extra `parquet`")
+    with LandmarkWriter(path, HEADER, WFLW98, tags) as writer:
+        for each in scenes:
+            writer(each)
+        writer.finish()
+    return path
+
+
+def test_parquet_reads_as_json_lines_do(tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow", reason="needs pyarrow: the extra `parquet`")
+    monkeypatch.setattr("tabrt.sinks.parquet.ROW_GROUP", 3)  # several groups
+    broken = face(1, 5)
+    broken.points[3] = math.nan, math.inf
+    scenes = [scene(0), scene(1, face(1, 1), face(7, 2)), scene(2, face(7, 3)), scene(5), scene(6, broken), scene(7)]
+    table = read_landmarks(parquet(tmp_path / "a.parquet", *scenes))
+    lines = read_landmarks(write(tmp_path / "a.jsonl", *scenes))
+    assert table.header == lines.header
+    for name in ("frames", "times", "ids", "points", "confidence", "scores", "boxes"):
+        assert np.array_equal(getattr(table, name), getattr(lines, name), equal_nan=True), name
+
+
+def test_parquet_has_the_rows_of_csv_and_its_tags(tmp_path):
+    tags = {"picture": lambda each: f"{each.frame.index}.png"}
+    path = parquet(tmp_path / "a.parquet", scene(0), scene(1, face(1, 1), face(7, 2)), tags=tags)
+    rows = pytest.importorskip("pyarrow.parquet").read_table(path).to_pylist()
+    with LandmarkWriter(tmp_path / "a.csv", HEADER, WFLW98, tags) as writer:
+        for each in (scene(0), scene(1, face(1, 1), face(7, 2))):
+            writer(each)
+    with (tmp_path / "a.csv").open(newline="") as file:
+        cells = list(csv.DictReader(file))
+    assert [list(row) for row in rows] == [list(row) for row in cells]
+    assert [(row["id"], row["picture"], row["width"]) for row in rows] == [
+        (None, "0.png", 4),
+        (1, "1.png", 4),
+        (7, "1.png", 4),
+    ]
+    assert rows[2]["x97"] == pytest.approx(float(cells[2]["x97"]), rel=1e-6)
+
+
+def test_a_parquet_file_says_whether_the_run_came_to_its_end(tmp_path):
+    header, finished = landmark_state(parquet(tmp_path / "a.parquet", scene(0)))
+    assert finished and header["source"] == "naïve.mp4"
+    assert landmark_state(write(tmp_path / "stopped.parquet", scene(0, face(1))))[1] is False
+    assert len(read_landmarks(tmp_path / "stopped.parquet").frames) == 1
+
+
+def test_a_parquet_file_of_a_killed_run_is_refused_in_one_line(tmp_path):
+    path = parquet(tmp_path / "a.parquet", scene(0, face(1)))
+    whole = path.read_bytes()
+    for content in (whole[:-9], whole[:4], b"", b"PAR1" + os.urandom(64) + b"PAR1"):
+        path.write_bytes(content)
+        assert landmark_state(path) == (None, False)
+        with pytest.raises(TabrtError, match="not finished.*jsonl") as problem:
+            read_landmarks(path)
+        assert "\n" not in str(problem.value)
+    with pytest.raises(TabrtError, match="check the path"):
+        read_landmarks(tmp_path / "none.parquet")
+
+
+def test_a_parquet_file_of_others_is_refused(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow: the extra `parquet`")
+    pyarrow.write_table(pytest.importorskip("pyarrow").table({"frame": [1]}), tmp_path / "a.parquet")
+    with pytest.raises(TabrtError, match="tabrt wrote"):
+        read_landmarks(tmp_path / "a.parquet")
+
+
+@posix
+def test_a_full_disk_is_said_of_parquet(tmp_path):
+    pytest.importorskip("pyarrow", reason="needs pyarrow: the extra `parquet`")
+    program = [sys.executable, "-c", FULL.replace("range(100)", "range(5000)"), str(tmp_path / "a.parquet")]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60)
+    assert "cannot write landmarks" in done.stdout and done.stdout.count("\n") == 1, done.stderr
+    assert not done.stderr
+
+
+def test_without_pyarrow_the_extra_is_named_and_no_file_is_touched(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    (tmp_path / "a.parquet").write_text("before")
+    for act in (lambda path: LandmarkWriter(path, HEADER, WFLW98), read_landmarks):
+        with pytest.raises(TabrtError, match=r"\[parquet\]"):
+            act(tmp_path / "a.parquet")
+    assert (tmp_path / "a.parquet").read_text() == "before"

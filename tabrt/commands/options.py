@@ -143,7 +143,8 @@ _MAKES_NO_DIFFERENCE = {"out", "landmarks", "crops", "overwrite", "resume"} | {
 
 Out = typer.Option(metavar="OUT.mp4", help="Write the film with the faces drawn here.")
 Landmarks = Annotated[
-    str | None, typer.Option(metavar="FILE.jsonl|.csv|-", help="Write the points here; - is standard output, as JSON.")
+    str | None,
+    typer.Option(metavar="FILE.jsonl|.csv|.parquet|-", help="Write the points here; - is stdout, as JSON."),
 ]
 
 
@@ -288,7 +289,9 @@ class FilmOptions(OutputOptions):
         for option, time in (("--from", self.start), ("--to", self.end)):
             if time is not None:
                 _check_time(option, time)
-        if self.resume and (self.landmarks in (None, "-") or str(self.landmarks).lower().endswith(".csv")):
+        if self.resume and (
+            self.landmarks in (None, "-") or str(self.landmarks).lower().endswith((".csv", ".parquet"))
+        ):
             raise typer.BadParameter("--resume goes by landmark files; give --landmarks with a folder or .jsonl")
         if self.resume and self.boundaries:
             raise typer.BadParameter("--resume has no boundary maps of what was tracked before; leave --draw out")
@@ -325,7 +328,7 @@ class VideosOptions(FilmOptions):
     landmarks: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE.jsonl|.csv|DIR|-",
+            metavar="FILE.jsonl|.csv|.parquet|DIR|-",
             help="Write the points of each film here; - is standard output, as JSON.",
         ),
     ] = None

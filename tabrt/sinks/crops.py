@@ -96,7 +96,7 @@ def crop_transforms(
 ) -> Callable[[Scene], Any]:
     """What a landmark file at a path says of the crops of a frame: by id, (2, 3) from frame px to crop px.
 
-    In a .csv it is one cell, as JSON.
+    In a .csv or .parquet it is one cell, as JSON.
     """
 
     def told(scene: Scene) -> Any:
@@ -104,7 +104,7 @@ def crop_transforms(
         matrices = {str(face.id): aligning(face, scene.frame).matrix.round(DECIMALS).tolist() for face in faces}
         return json.dumps(matrices) if as_text else matrices
 
-    as_text = landmark_suffix(path) == ".csv"
+    as_text = landmark_suffix(path) != ".jsonl"
     return told
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from tabrt.errors import TabrtError, first_line
-from tabrt.sinks.records import landmark_lines, landmark_suffix
+from tabrt.sinks.parquet import ParquetTable
+from tabrt.sinks.records import landmark_lines, landmark_suffix, parsed_header
 
 MEASURED = ("yaw", "pitch", "roll", "eye_left", "eye_right")  # columns of CSV that are read beside the points
 LARGEST = 4 * 2**30  # bytes of one array of points
@@ -24,8 +25,9 @@ LARGEST = 4 * 2**30  # bytes of one array of points
 class Landmarks:
     """What a landmark file says, by frame and id: N frames, F ids, L points; NaN where a frame has no face of an id.
 
-    header: the first line of a .jsonl; of a .csv what its columns say. points: frame px. Arrays of all frames and ids
-    are made when first asked for; a film of an hour has some 100,000 frames, and each id costs 80 MB of points there.
+    header: the first line of a .jsonl, and of a .parquet the same; of a .csv what its columns say. points: frame px.
+    Arrays of all frames and ids are made when first asked for; a film of an hour has some 100,000 frames, and each id
+    costs 80 MB of points there.
     """
 
     header: dict[str, Any]
@@ -109,10 +111,13 @@ class Rows:
 
 
 def read_landmarks(path: str | Path) -> Landmarks:
-    """Read a landmark file, .jsonl or .csv. A last line that was cut off is left out.
+    """Read a landmark file, .jsonl, .csv or .parquet. A last line that was cut off is left out.
 
-    Raises TabrtError for a file that cannot be read or is none, and for a damaged line.
+    Raises TabrtError for a file that cannot be read or is none, for a damaged line, and for a .parquet that was not
+    finished, or without pyarrow.
     """
+    if landmark_suffix(path) == ".parquet":
+        return _of_table(Path(path))
     lines = _csv_frames(Path(path)) if landmark_suffix(path) == ".csv" else landmark_lines(path)
     header = next(lines)
     try:
@@ -157,6 +162,40 @@ def _measured(face: dict[str, Any]) -> list[float | None]:
     if pose is None or eyes is None:
         return [None] * len(MEASURED)
     return [pose["yaw"], pose["pitch"], pose["roll"], eyes["left"], eyes["right"]]
+
+
+def _of_table(path: Path) -> Landmarks:
+    try:
+        with path.open("rb") as file:
+            return _from_parquet(ParquetTable(file), path)
+    except FileNotFoundError:
+        raise TabrtError(f"cannot read {path} (No such file or directory); check the path") from None
+    except (OSError, KeyError, TypeError, ValueError, OverflowError):
+        raise TabrtError(
+            f"{path} cannot be read: it was not finished, as by a run that was killed, or is no Parquet file; "
+            "track again, into a .jsonl if a run may be killed"
+        ) from None
+
+
+def _from_parquet(table: ParquetTable, path: Path) -> Landmarks:
+    header = parsed_header(table.header, path)
+    count = sum(name.startswith("x") and name[1:].isdecimal() for name in table.names)
+    if len(table) * (5 + 3 * count) * 4 > LARGEST:
+        raise TabrtError(f"{path} has {len(table)} rows, too many to hold at once; read it in parts with pyarrow")
+    frames, times, ids = table.numbers(["frame", "time", "id"], float).T
+    begins = np.diff(frames, prepend=np.nan) != 0
+    there = np.isfinite(ids)
+    names = ["score", "left", "top", "right", "bottom"]
+    numbers = table.numbers([*names, *(f"{axis}{index}" for index in range(count) for axis in "xyc")])[there]
+    points = numbers[:, 5:].reshape(-1, count, 3)
+    at = (np.cumsum(begins) - 1)[there]
+    measured = np.full((len(at), len(MEASURED)), np.nan, np.float32)
+    if set(MEASURED) <= set(table.names):
+        measured = table.numbers(list(MEASURED))[there]
+    places, confidence = points[..., :2], points[..., 2]
+    of_faces = numbers[:, 0], numbers[:, 1:5], places, confidence, measured[:, :3], measured[:, 3:]
+    rows = Rows(at, ids[there].astype(int), *of_faces)
+    return Landmarks(header, frames[begins].astype(int), times[begins], np.unique(rows.ids), rows)
 
 
 def _csv_frames(path: Path) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The landmark file: one JSON line a frame, or CSV rows, whole on disk as soon as they are written."""
+"""The landmark file: one JSON line a frame, or CSV rows, whole on disk as soon as they are written; or Parquet."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import numpy as np
 from tabrt.errors import TabrtError
 from tabrt.faces import Face, Scene
 from tabrt.measures import SHAPES, EyeGaze
+from tabrt.sinks.parquet import ParquetRows, ParquetTable, pyarrow
 from tabrt.sinks.sink import Sink
 from tabrt.topology import Topology
 
@@ -27,7 +28,7 @@ VERSION = 1
 MEASURES_VERSION = 1  # of what --measures adds
 MAX_LINE = 2**24  # bytes, of a file being read
 LONGEST_END = 4096  # bytes of a closing record
-SUFFIXES = (".jsonl", ".csv")
+SUFFIXES = (".jsonl", ".csv", ".parquet")
 
 END = "end"  # of the closing record
 
@@ -35,7 +36,7 @@ Tags = Mapping[str, Callable[[Scene], Any]]  # further fields of a frame, by nam
 
 
 class LandmarkWriter(Sink):
-    """Writes scenes as JSON Lines (.jsonl, and `-` for standard output) or CSV (.csv).
+    """Writes scenes as JSON Lines (.jsonl, and `-` for standard output), CSV (.csv) or Parquet (.parquet).
 
     `header` goes into the first line of a JSON Lines file, after format, version and scheme: model, engine, source,
     width, height and whatever else it holds. CSV has a row of column names instead, then a row a face, and one with
@@ -47,7 +48,9 @@ class LandmarkWriter(Sink):
     after: go on with the JSON Lines file that a broken-off run has left, after its frame of this number; what was not
     written whole is cut off, and scenes up to that one are passed over.
     `finish` closes a JSON Lines file with a line that says so; a file without it was broken off.
-    Raises TabrtError: an unknown suffix, a file that cannot be written, a full disk.
+    Parquet has the columns of CSV, and header and closing record in its metadata. It is written a group of rows at a
+    time and can be read only once `close` was called: a killed run, or a full disk, leaves nothing that can be read.
+    Raises TabrtError: an unknown suffix, a file that cannot be written, a full disk, .parquet without pyarrow.
     """
 
     def __init__(
@@ -65,19 +68,25 @@ class LandmarkWriter(Sink):
         self._points = topology.points
         suffix = landmark_suffix(path)
         self._csv = suffix == ".csv"
-        sized = self._csv or header.get("width") is None
+        self._table: ParquetRows | None = None
+        sized = suffix != ".jsonl" or header.get("width") is None
         self._tags: Tags = (_SIZE if sized else {}) | dict(tags or {})
         self._measures = measures
         self._after = after
         if after is not None:
             self._file, self._whole, self._frames = _open_for_going_on(path)
             return
+        if suffix == ".parquet":
+            pyarrow()  # before a file is replaced
         self._file = _open_for_writing(path)
-        if self._csv:
-            self._put(_csv_text([[*_columns(topology.points), *self._tags, *(MEASURES if measures else ())]]))
+        columns = [*_columns(topology.points), *self._tags, *(MEASURES if measures else ())]
+        header = dict(header) | ({"measures": MEASURES_VERSION} if measures else {})
+        head = _json({"format": FORMAT, "version": VERSION, "scheme": topology.name} | header)
+        if suffix == ".parquet":
+            kinds = {name: KINDS.get(name, "string" if name in self._tags else "float") for name in columns}
+            self._table = ParquetRows(self._file, kinds, head)
         else:
-            header = dict(header) | ({"measures": MEASURES_VERSION} if measures else {})
-            self._put(_json({"format": FORMAT, "version": VERSION, "scheme": topology.name} | dict(header)))
+            self._put(_csv_text([columns]) if self._csv else head)
 
     def __call__(self, scene: Scene) -> None:
         """Add a scene: one JSON line, or one CSV row for each of its faces, at least one."""
@@ -87,19 +96,38 @@ class LandmarkWriter(Sink):
             if face.points.shape != (self._points, 2):
                 raise ValueError(f"points {face.points.shape} in a file of ({self._points}, 2)")
         tags = {name: tag(scene) for name, tag in self._tags.items()}
-        if self._csv:
-            self._put(_csv_lines(scene, self._points, list(tags.values()), self._measures))
+        if self._table is not None:
+            with self._said():
+                self._table.add(_rows(scene, self._points, list(tags.values()), self._measures))
+        elif self._csv:
+            self._put(_csv_text(_rows(scene, self._points, list(tags.values()), self._measures)))
         else:
             self._put(_json_line(scene, tags, self._measures))
         self._frames += 1
 
     def finish(self) -> None:
         """Add the closing record, for those who ask later whether the run came to its end."""
-        if not self._csv and _is_file(self.path, self._file):
+        if self._table is not None:
+            self._table.end(_json({"frames": self._frames}))
+        elif not self._csv and _is_file(self.path, self._file):
             self._put(_json({END: {"frames": self._frames}}))
 
     def close(self) -> None:
+        if self._table is not None:
+            with self._said():
+                self._table.close()
         self._file.close()
+
+    @contextlib.contextmanager
+    def _said(self) -> Iterator[None]:
+        """A table that could not be written is given up."""
+        try:
+            yield
+        except OSError as problem:
+            table, self._table = self._table, None
+            if table is not None:
+                table.abandon()
+            raise TabrtError(_cannot_write(self.path, problem)) from None
 
     def _put(self, text: str) -> None:
         data = memoryview(text.encode())
@@ -124,7 +152,7 @@ _SIZE: dict[str, Callable[[Scene], Any]] = {
 
 
 def landmark_suffix(path: str | Path) -> str:
-    """.jsonl or .csv: how landmarks are written to the path. Raises TabrtError for another suffix.
+    """.jsonl, .csv or .parquet: how landmarks are written to the path. Raises TabrtError for another suffix.
 
     What is no file, such as standard output or a pipe of the shell, takes JSON Lines without one.
     """
@@ -132,7 +160,7 @@ def landmark_suffix(path: str | Path) -> str:
     if str(path) == "-" or (suffix not in SUFFIXES and _is_pipe(path)):
         return ".jsonl"
     if suffix not in SUFFIXES:
-        raise TabrtError(f"{path}: landmarks are written as {' or '.join(SUFFIXES)}; use one of these suffixes")
+        raise TabrtError(f"{path}: landmarks are written as {', '.join(SUFFIXES)}; use one of these suffixes")
     return suffix
 
 
@@ -170,12 +198,15 @@ def landmark_lines(path: str | Path) -> Iterator[dict[str, Any]]:
 
 
 def landmark_state(path: str | Path, opened: Callable[..., Any] = open) -> tuple[dict[str, Any] | None, bool]:
-    """The header of a JSON Lines landmark file, and whether the run that wrote it came to its end.
+    """The header of a JSON Lines or Parquet landmark file, and whether the run that wrote it came to its end.
 
     Without reading what is between. None and False for what is no such file. opened: what opens it, if it is elsewhere.
     """
     try:
         with opened(path, "rb") as file:
+            if str(path).lower().endswith(".parquet"):
+                table = ParquetTable(file)
+                return parsed_header(table.header, path), table.finished
             header = _parsed(file.readline(MAX_LINE), path, 1)
             file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST_END))
             *_, last = file.read(LONGEST_END).split(b"\n")[:-1] or [b""]
@@ -185,6 +216,11 @@ def landmark_state(path: str | Path, opened: Callable[..., Any] = open) -> tuple
         return header, END in _parsed(last, path, 2)
     except TabrtError:
         return header, False
+
+
+def parsed_header(text: bytes, path: str | Path) -> dict[str, Any]:
+    """The header of a landmark file. Raises TabrtError where it is none, or of another version."""
+    return _parsed(text, path, 1)
 
 
 def _parsed(line: bytes, path: str | Path, number: int) -> dict[str, Any]:
@@ -278,21 +314,24 @@ def _measure_cells(face: Face) -> list[Any]:
     """The cells of MEASURES; empty where something is not told."""
     told = face_measures(face)
     if not told:
-        return [""] * len(MEASURES)
+        return [None] * len(MEASURES)
     pose, gaze, blink = told["pose"], told["gaze"], told.get("blink", {})
     cells = [pose[angle] for angle in ("yaw", "pitch", "roll")] + pose["translation"] + pose["quaternion"]
     for side in ("left", "right"):
-        cells += [(gaze[side] or {}).get(part, "") for part in ("yaw", "pitch", "confidence")]
-    cells += [told["eyes"]["left"], told["eyes"]["right"], *(told["measures"].get(name, "") for name in SHAPES)]
-    return [*cells, *(blink.get(part, "") for part in ("time", "seconds", "depth"))]
+        cells += [(gaze[side] or {}).get(part) for part in ("yaw", "pitch", "confidence")]
+    cells += [told["eyes"]["left"], told["eyes"]["right"], *(told["measures"].get(name) for name in SHAPES)]
+    return [*cells, *(blink.get(part) for part in ("time", "seconds", "depth"))]
 
 
-# The columns that --measures adds to CSV.
+# The columns that --measures adds to CSV and Parquet.
 MEASURES = (
     *("yaw", "pitch", "roll", "head_x", "head_y", "head_z", "head_qx", "head_qy", "head_qz", "head_qw"),
     *(f"gaze_{side}_{part}" for side in ("left", "right") for part in ("yaw", "pitch", "confidence")),
     *("eye_left", "eye_right", *SHAPES, "blink_time", "blink_seconds", "blink_depth"),
 )
+
+# What Parquet holds columns as; others are text if they are tags, else float.
+KINDS = {"frame": "int64", "time": "double", "id": "int64", "width": "int32", "height": "int32", "blink_time": "double"}
 
 
 def _json_line(scene: Scene, tags: dict[str, Any], measures: bool) -> str:
@@ -314,12 +353,12 @@ def _json(row: dict[str, Any]) -> str:
     return json.dumps(row, allow_nan=False, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
-def _csv_lines(scene: Scene, points: int, tags: list[Any], measures: bool) -> str:
+def _rows(scene: Scene, points: int, tags: list[Any], measures: bool) -> list[list[Any]]:
     """A row a face; a frame without faces has one of its own, whose cells are empty."""
     faces = [(_cells(face), _measure_cells(face) if measures else []) for face in scene.faces]
-    nobody = [""] * (len(_columns(points)) - 2), [""] * (len(MEASURES) if measures else 0)
+    nobody: tuple[list[Any], list[Any]] = [None] * (6 + 3 * points), [None] * (len(MEASURES) if measures else 0)
     frame = [scene.frame.index, _number(scene.frame.time, 6)]
-    return _csv_text([[*frame, *cells, *tags, *more] for cells, more in faces or [nobody]])
+    return [[*frame, *cells, *tags, *more] for cells, more in faces or [nobody]]
 
 
 def _columns(points: int) -> list[str]:
