@@ -198,3 +198,12 @@ def test_the_glow_lies_where_the_models_card_says_its_cells_are():
         shifted[offset] /= weight.sum()
     scale = seen.crop.side / 256
     assert shifted[1.5] - shifted[0.0] == pytest.approx([1.5 * scale] * 2, abs=0.2 * scale)
+
+
+def test_points_on_the_glow_have_a_dark_rim():
+    one = face(size=150, maps=True)
+    maps = np.ones_like(one.boundaries)
+    _, after = drawn(replace(one, boundaries=maps), boundaries=True)
+    x, y = np.round(one.points[8]).astype(int)
+    around = after[y - 4 : y + 5, x - 4 : x + 5].max(axis=2)
+    assert around.max() > 200 and around.min() < 100

@@ -34,6 +34,7 @@ CURVE_STEPS = 6  # straight pieces between two landmarks
 LINE_WIDTH = 1 / 170  # of a curve, in face sizes; at least 1 px …
 THIN_LINES = 500  # px: … so that smaller faces have paler curves
 POINT_RADIUS, MIN_RADIUS = 1 / 160, 0.55  # face sizes; px
+GLOW_RIM = 1.2  # px at least around points on boundary heatmaps
 DENSE_POINTS = 130  # px: smaller faces have paler points, which would lie side by side
 FONT_SCALE = 1 / 260  # of the id, in OpenCV's units a px of face size
 LABEL_GAP = 0.45  # face sizes between the brows and the id
@@ -93,7 +94,7 @@ def _draw_face(image: np.ndarray, face: Face, curves: Topology | None) -> None:
         if curves is not None:
             _draw_curves(canvas, face, curves, size)
             canvas.blend(colour)
-        _draw_points(canvas, face, size)
+        _draw_points(canvas, face, size, on_maps=curves is None)
         canvas.blend(_lighter(colour))
     _draw_label(image, face, size, colour)
 
@@ -163,14 +164,17 @@ def _draw_curves(canvas: _Canvas, face: Face, topology: Topology, size: float) -
             cv2.polylines(canvas.alpha, part, False, 215 * alpha, thickness, cv2.LINE_AA, SHIFT)
 
 
-def _draw_points(canvas: _Canvas, face: Face, size: float) -> None:
+def _draw_points(canvas: _Canvas, face: Face, size: float, on_maps: bool) -> None:
     # On a small face the points would lie side by side: paler, so that eyes and lips still show.
     alphas = _alphas(face.confidence) * float(np.clip(size / DENSE_POINTS, 0.3, 1.0))
     radius = max(MIN_RADIUS, size * POINT_RADIUS)
     rim = min(1.0, radius / 2)  # dark, so that light points show on light skin
+    dark = 110
+    if on_maps:  # whose glow is as light as the points are
+        rim, dark = max(GLOW_RIM, 0.7 * radius), 255
     radii = radius * (0.6 + 0.4 * alphas)
     for (x, y), radius, alpha in zip(canvas.place(face.points).tolist(), radii.tolist(), alphas.tolist(), strict=True):
-        cv2.circle(canvas.shade, (x, y), round((radius + rim) * 2**SHIFT), 110 * alpha, -1, cv2.LINE_AA, SHIFT)
+        cv2.circle(canvas.shade, (x, y), round((radius + rim) * 2**SHIFT), dark * alpha, -1, cv2.LINE_AA, SHIFT)
         cv2.circle(canvas.alpha, (x, y), round(radius * 2**SHIFT), 255 * alpha, -1, cv2.LINE_AA, SHIFT)
 
 
