@@ -50,6 +50,14 @@ def test_a_loop_of_ones_own(clip: Path, tmp_path: Path):
     assert cv2.imread(str(tmp_path / "last.png")).shape == (180, 320, 3)
 
 
+def test_the_notebook_from_film_to_figure(tmp_path: Path):
+    pytest.importorskip("matplotlib", reason="needs matplotlib: the extra `plot`")
+    cells = json.loads((DOCS / "from-film-to-figure.ipynb").read_text("utf-8"))["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    run("-c", "import matplotlib; matplotlib.use('Agg')\n" + code + "\nassert np.isfinite(pose).any()", folder=tmp_path)
+    assert cv2.imread(str(tmp_path / "face.png")).std() > 5
+
+
 def test_mouths_of_a_landmark_file(clip: Path, tmp_path: Path):
     with Tracker() as tracker, open_film(clip) as film:
         writer = LandmarkWriter(tmp_path / "points.jsonl", {"width": 320, "height": 180}, tracker.topology)
