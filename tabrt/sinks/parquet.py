@@ -92,7 +92,7 @@ class ParquetTable:
 
     def numbers(self, names: list[str], kind: type = np.float32) -> np.ndarray:
         """(R, names): columns of numbers, NaN where a cell is empty."""
-        whole = np.empty((len(self), len(names)), kind)
+        whole: np.ndarray = np.empty((len(self), len(names)), kind)
         row = 0
         for batch in self._file.iter_batches(ROW_GROUP, columns=names):
             for place, name in enumerate(names):
