@@ -242,7 +242,8 @@ _FAIR_MAPS = ("own", "to_68", "best linear map")
 
 def _accuracy(results: dict, name: str) -> tuple[float | None, float | None]:
     for row in results.get("rows", ()):
-        if (row["set"], row["method"], row["boxes"]) == ("portraits", name, "detector") and row["map"] in _FAIR_MAPS:
+        boxes = "tracker" if name == "tabrt" else "detector"
+        if (row["set"], row["method"], row["boxes"]) == ("portraits", name, boxes) and row["map"] in _FAIR_MAPS:
             whole, inner = (None if row[key] is None else 100 * row[key] for key in ("nme", "nme_inner"))
             return whole, inner
     return None, None

@@ -340,7 +340,7 @@ def test_the_table_of_peers_takes_only_accounts_of_the_same_model(tmp_path: Path
     timing = Timing.of([0.004])
     report = Report("peers", "quick", ModelCard(name="a"), {"milliseconds": {"1": {"tabrt": timing}}}, [1])
     report.folder = tmp_path
-    row = {"set": "portraits", "method": "tabrt", "boxes": "detector", "map": "to_68", "nme": 0.0391, "nme_inner": 0.03}
+    row = {"set": "portraits", "method": "tabrt", "boxes": "tracker", "map": "to_68", "nme": 0.0391, "nme_inner": 0.03}
     for name, shown in (("a", True), ("b", False)):
         other = Report("accuracy", "quick", ModelCard(name=name), {"rows": [row]}, [1])
         other.folder = tmp_path
