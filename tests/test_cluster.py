@@ -50,12 +50,12 @@ def lines_in(path: Path) -> int:
     return len(list(landmark_lines(path))) - 1
 
 
-def jobs_in(folder: Path, films: dict[str, Path]) -> list[VideoOptions]:
+def jobs_in(folder: Path, films: dict[str, Path], end: str | None = "3") -> list[VideoOptions]:
     jobs = []
     for name, film in films.items():
         shutil.copy(film, folder / f"{name}.mp4")
         points = str(folder / f"{name}.jsonl")
-        jobs.append(VideoOptions(source=str(folder / f"{name}.mp4"), landmarks=points, end="3", overwrite=True))
+        jobs.append(VideoOptions(source=str(folder / f"{name}.mp4"), landmarks=points, end=end, overwrite=True))
     return jobs
 
 
@@ -97,14 +97,15 @@ def test_the_film_of_a_lost_worker_is_done_again_and_no_other(cluster, clip: Pat
 
 @pytest.mark.slow
 def test_jobs_are_broken_off_with_their_files_closed(cluster, tmp_path: Path):
-    coming = on_cluster(jobs_in(tmp_path, {"a": CLIP}), (watch := Interrupted()), cluster.scheduler_address)
+    jobs = jobs_in(tmp_path, {"a": CLIP}, end=None)  # long enough to be broken off, however fast the machine
+    coming = on_cluster(jobs, (watch := Interrupted()), cluster.scheduler_address)
     with pytest.raises(KeyboardInterrupt):
         next(coming)
     coming.close()
     data = (tmp_path / "a.jsonl").read_bytes()
     time.sleep(2)
     assert (tmp_path / "a.jsonl").read_bytes() == data and data.endswith(b"\n")
-    assert watch.standings and data.count(b"\n") < 60
+    assert watch.standings and data.count(b"\n") < 400
 
 
 class Interrupted(Watch):

@@ -183,8 +183,8 @@ def test_crops_of_other_sizes_give_maps_of_a_quarter(size: int):
 
 
 def test_a_width_of_smaller_crops_has_no_name():
-    assert TabConfig.of_width("lite").width == "lite"
-    assert TabConfig.of_width("lite", crop_size=128).width == "custom"
+    assert TabConfig.of_width("lite").width == "lite" and TabConfig.of_width("lite", crop_size=128).width == "nano"
+    assert TabConfig.of_width("lite", crop_size=192).width == "custom"
 
 
 def test_a_crop_size_that_cannot_be_halved_is_refused():
