@@ -42,7 +42,12 @@ class Average:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         model.load_state_dict(self.state)
         if self.origin is not None:
-            for name, value in model.state_dict().items():
-                if value.is_floating_point():
-                    value.lerp_(self.origin[name].to(value.device), self.kept)
+            lean(model, self.origin, self.kept)
         return model.eval()
+
+
+def lean(model: Tab, other: dict[str, Tensor], share: float) -> None:
+    """Move a network's weights and statistics by a share of the way to another's of the same shape."""
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(other[name].to(value), share)

@@ -20,6 +20,7 @@ from tabrt.network import Tab, TabConfig
 from tabrt.network.checkpoint import load_checkpoint, save_checkpoint
 from tabrt.topology import Topology
 from tabrt.variants import variant_name
+from training.averaging import lean
 from training.growing import twice_as_wide, widened
 from training.recipes import Recipe
 from training.sets import SHARED_SETS
@@ -116,10 +117,7 @@ def mix(new: Path, old: Path, kept: float, out: Path) -> None:
     other = load_checkpoint(old)[0]
     if other.config != model.config:
         raise TabrtError(f"{old} is another network than {new}; mix one with what it was trained from")
-    theirs = other.state_dict()
-    for name, value in model.state_dict().items():
-        if value.is_floating_point():
-            value.lerp_(theirs[name].to(value.dtype), kept)
+    lean(model, other.state_dict(), kept)
     save_checkpoint(out, model, replace(card, figures={}))
 
 

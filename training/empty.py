@@ -6,8 +6,6 @@ the other sets what lies beside the face, small parts of it, and faces whose par
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,11 +15,10 @@ import numpy as np
 from tabrt.detection import Detector
 from tabrt.errors import TabrtError
 from tabrt.geometry import Crop
-from training.sets import CROP_SIDE, EMPTY, SHARED_SETS, FaceSet, held_out, load_zip
+from training.sets import CROP_SIDE, EMPTY, SHARED_SETS, FaceSet, coded, held_out, load_zip, write_zip
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _LARGEST = 800  # px: longer pictures are made smaller first
-_QUALITY = 90  # of WebP
 _FROM_FACES = 0.5  # share of the set
 _MOST_OF_ONE = 6  # squares of one picture
 
@@ -44,8 +41,7 @@ def make_empty(
         made += [(path.stem, square) for square in _squares(path, detector, rng)]
     detector.close()
     say(f"empty: {len(made)} with those of pictures without people")
-    _write(made, cache / EMPTY)
-    (cache / EMPTY).with_suffix(".npy").unlink(missing_ok=True)  # the pictures of an earlier one
+    write_zip(cache / EMPTY, _named(made))
     return cache / EMPTY
 
 
@@ -148,18 +144,9 @@ def _resized(image: np.ndarray) -> np.ndarray:
     return cv2.resize(image, (CROP_SIDE, CROP_SIDE), interpolation=cv2.INTER_LINEAR)
 
 
-def _write(made: list[tuple[str, np.ndarray]], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    # Those of one picture share a number, so that they stay on one side of training and validation.
+def _named(made: list[tuple[str, np.ndarray]]) -> Iterator[tuple[str, bytes, np.ndarray]]:
+    """Those of one picture share a number, so that they stay on one side of training and validation."""
     sources = {name: number for number, name in enumerate(dict.fromkeys(name for name, _ in made))}
-    names = np.array([f"empty_{sources[name]:05}_{number}.webp" for number, (name, _) in enumerate(made)])
-    with zipfile.ZipFile(partial, "w") as archive:
-        for name, (_, image) in zip(names, made, strict=True):
-            coded = cv2.imencode(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, _QUALITY])[1]
-            archive.writestr(f"images/{name}", coded.tobytes())
-        memory = io.BytesIO()
-        none = [np.full((len(made), count, 2), np.nan, np.float32) for count in (98, 68)]
-        np.savez_compressed(memory, image=names, points98=none[0], points68=none[1])
-        archive.writestr("labels.npz", memory.getvalue())
-    partial.replace(path)
+    none = np.full((98, 2), np.nan, np.float32)
+    for number, (name, image) in enumerate(made):
+        yield f"empty_{sources[name]:05}_{number}.webp", coded(image), none

@@ -6,7 +6,7 @@ import hashlib
 import io
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ EMPTY = "empty.zip"  # likewise, by `python -m training empty`: pictures without
 CROP_SIDE = 352  # px of the pictures in the zips
 _WHOLE = (36, 36, 316, 316)  # the box whose crop is nearly all of such a picture
 _MAX_LABEL_BYTES = 2**28
+_QUALITY = 90  # of the WebP that is written
 _MAX_PICTURE_BYTES = 2**24
 
 
@@ -177,6 +178,29 @@ def load_zip(path: Path, cache: Path) -> tuple[FaceSet, np.ndarray]:
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise TabrtError(f"{path}: not a zip of labelled faces ({error}); expected labels.npz and images/") from None
     return FaceSet(path.stem, WFLW98, names, points, _Rows(str(rows))), human
+
+
+def write_zip(path: Path, faces: Iterable[tuple[str, bytes, np.ndarray]]) -> None:
+    """Write a zip that `load_zip` reads, whole or not at all: name, coded picture and points (98, 2) of each face."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    names, points = [], []
+    with zipfile.ZipFile(partial, "w") as archive:
+        for name, picture, marks in faces:
+            archive.writestr(f"images/{name}", picture)
+            names.append(name)
+            points.append(marks)
+        memory = io.BytesIO()
+        none = np.full((len(names), 68, 2), np.nan, np.float32)
+        np.savez_compressed(memory, image=np.array(names), points98=np.array(points), points68=none)
+        archive.writestr("labels.npz", memory.getvalue())
+    partial.replace(path)
+    path.with_suffix(".npy").unlink(missing_ok=True)  # the pictures of an earlier one
+
+
+def coded(picture: np.ndarray) -> bytes:
+    """A picture (H, W, 3) BGR as WebP, as the zips hold them."""
+    return cv2.imencode(".webp", picture, [cv2.IMWRITE_WEBP_QUALITY, _QUALITY])[1].tobytes()
 
 
 def marked_by_people(path: Path) -> np.ndarray:

@@ -5,22 +5,20 @@ from __future__ import annotations
 import io
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from tabrt.errors import TabrtError
 from tabrt.files import write_atomically
-from training.sets import MISLABELLED, FaceSet, load_zip
+from training.sets import MISLABELLED, TURNED, FaceSet, coded, load_zip, write_zip
 from training.turning import Shape, turn, yaw_of
 
 _MESHED = {"human": 0.50, "video": 0.10, "facemask": 0.12, "utkface": 0.10, "allage": 0.18}  # share of the faces made
 _FRONTAL = 10.0  # degrees: a face within is turned to either side, any other only further to its own
 _BLOCK = 100  # faces made between saves
-_QUALITY = 90  # of WebP
 _ANCHORS = {4: 54, 152: 16, 61: 76, 291: 82, 33: 60, 263: 72}  # mesh vertex -> the wflw98 point on the same spot
 _MISFIT = 12.0  # px: mean distance of those above which a mesh is not that of its face
 
@@ -50,9 +48,8 @@ def make_turned(root: Path, cache: Path, count: int, seed: int = 0, say: Callabl
         if not part.is_file():
             _write_part(part, turns[first : first + _BLOCK], sets, meshes, shape)
         say(f"turned: {min(first + _BLOCK, len(turns))} of {len(turns)}")
-    path = cache / "turned.zip"
-    _join(sorted(parts.glob("*.npz")), path)
-    (cache / "turned.npy").unlink(missing_ok=True)  # the pictures of an earlier one
+    path = cache / TURNED
+    write_zip(path, _faces_in(sorted(parts.glob("*.npz"))))
     shutil.rmtree(parts)
     return path
 
@@ -93,34 +90,24 @@ def _fits(meshes: np.ndarray, points: np.ndarray) -> np.ndarray:
 def _write_part(
     path: Path, turns: list[Turn], sets: dict[str, FaceSet], meshes: dict[str, np.ndarray], shape: Shape
 ) -> None:
-    names, points, coded = [], [], []
+    names, points, pictures = [], [], []
     for item in turns:
         faces = sets[item.set]
         mesh = meshes[item.set][item.index].astype(np.float64)
         image, moved = turn(faces.read(item.index), mesh, faces.points[item.index], shape, item.yaw, item.pitch)
         names.append(f"turned_{item.set}_{faces.names[item.index]}")
         points.append(moved)
-        coded.append(cv2.imencode(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, _QUALITY])[1].ravel())
+        pictures.append(coded(image))
     memory = io.BytesIO()
-    lengths = np.array([len(blob) for blob in coded])
-    np.savez(memory, image=np.array(names), points98=np.stack(points), lengths=lengths, coded=np.concatenate(coded))
+    lengths = np.array([len(blob) for blob in pictures])
+    together = np.frombuffer(b"".join(pictures), np.uint8)
+    np.savez(memory, image=np.array(names), points98=np.stack(points), lengths=lengths, coded=together)
     write_atomically(path, memory.getvalue())
 
 
-def _join(parts: list[Path], path: Path) -> None:
-    partial = path.with_suffix(".partial")
-    names, points = [], []
-    with zipfile.ZipFile(partial, "w") as archive:
-        for part in parts:
-            with np.load(part, allow_pickle=False) as file:
-                ends = np.cumsum(file["lengths"])
-                for name, blob in zip(file["image"], np.split(file["coded"], ends[:-1]), strict=True):
-                    archive.writestr(f"images/{name}", blob.tobytes())
-                names.append(file["image"])
-                points.append(file["points98"])
-        marks = np.concatenate(points)
-        memory = io.BytesIO()
-        none = np.full((len(marks), 68, 2), np.nan, np.float32)
-        np.savez_compressed(memory, image=np.concatenate(names), points98=marks, points68=none)
-        archive.writestr("labels.npz", memory.getvalue())
-    partial.replace(path)
+def _faces_in(parts: list[Path]) -> Iterator[tuple[str, bytes, np.ndarray]]:
+    for part in parts:
+        with np.load(part, allow_pickle=False) as file:
+            blobs = np.split(file["coded"], np.cumsum(file["lengths"])[:-1])
+            for name, blob, points in zip(file["image"], blobs, file["points98"], strict=True):
+                yield str(name), blob.tobytes(), points
