@@ -14,7 +14,6 @@ import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -35,7 +34,7 @@ from tabrt.commands.options import (
     parameters,
 )
 from tabrt.errors import TabrtError, missing_package, stated
-from tabrt.signals import ending_signals
+from tabrt.signals import Ending, ending_signals
 from tabrt.variants import DEFAULT_WIDTH
 
 if TYPE_CHECKING:
@@ -250,9 +249,9 @@ def main() -> None:
     logging.basicConfig(format="tabrt: %(message)s", level=logging.WARNING)
     # Media Foundation otherwise takes up to twenty seconds to open a camera. OpenCV reads it when it is imported.
     os.environ.setdefault("OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS", "0")
-    stop = _Stop()
+    ending = Ending(PATIENCE)
     for number in ending_signals():
-        signal.signal(number, stop)
+        signal.signal(number, ending)
     try:
         app(prog_name="tabrt")
     except TabrtError as problem:
@@ -282,20 +281,6 @@ def _fill_standard_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-class _Stop:
-    """Ends the program through its `with` blocks at the first signal, so that files are closed."""
-
-    def __init__(self) -> None:
-        self.since: float | None = None
-
-    def __call__(self, number: int, _frame: object) -> None:
-        if self.since is None:
-            self.since = time.monotonic()
-            raise SystemExit(128 + number)
-        if time.monotonic() - self.since > PATIENCE:
-            os._exit(128 + number)
 
 
 def _fail(problem: str) -> None:

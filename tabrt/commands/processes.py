@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
 import queue
 import signal
-import sys
 import threading
 import time
 from collections import deque
@@ -15,12 +15,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from types import FrameType
 
 import cv2
 
 from tabrt.commands.jobs import Job, Outcome, Watcher, do
 from tabrt.hardware import available_threads
+from tabrt.signals import Ending
 
 SPAWNED = multiprocessing.get_context("spawn")  # a fork would copy threads in the middle of what they do
 
@@ -122,7 +122,7 @@ def _ending(code: int | None) -> str:
 def _work(pipe: Connection, share: int) -> None:
     """Do the jobs that come, until the pipe is closed: then the one that is being done is broken off."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _Stop())
+    signal.signal(signal.SIGTERM, Ending(math.inf))
     cv2.setNumThreads(share)
     jobs: queue.SimpleQueue[tuple[int, Job] | None] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(pipe, jobs), daemon=True).start()
@@ -146,15 +146,3 @@ def _listen(pipe: Connection, jobs: queue.SimpleQueue[tuple[int, Job] | None]) -
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
         else:
             signal.raise_signal(signal.SIGTERM)
-
-
-class _Stop:
-    """Ends the job through its `with` blocks at the first signal, so that files are closed."""
-
-    def __init__(self) -> None:
-        self._stopping = False
-
-    def __call__(self, number: int, _frame: FrameType | None) -> None:
-        if not self._stopping:
-            self._stopping = True
-            sys.exit(128 + number)

@@ -1,52 +1,14 @@
-"""What this machine has: cores, instructions, a GPU."""
+"""The NVIDIA card, asked of its driver."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
 import os
-import platform
 from dataclasses import dataclass
-from pathlib import Path
 
-from tabrt.errors import EngineUnavailable
-
-CPU_INFO = Path("/proc/cpuinfo")
-# By Linux's names, the fastest first.
-INT8_INSTRUCTIONS = (("VNNI", "avx512_vnni"), ("VNNI", "avx_vnni"), ("AVX2", "avx2"), ("dot product", "asimddp"))
 NO_DEVICE = 100  # CUDA's error of that name
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76  # attributes of a device in CUDA's driver API
-
-
-def available_threads(threads: int | None) -> int:
-    """The threads asked for, or one for each core this process may use."""
-    if threads is not None:
-        return threads
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def cpu_name() -> str:
-    """What the CPU calls itself."""
-    try:
-        lines = CPU_INFO.read_text("utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "Hardware")))
-    return next(named, platform.processor() or platform.machine())
-
-
-@functools.cache
-def int8_instructions() -> str | None:
-    """The instructions by which this CPU multiplies int8 faster than float32, None where it has none of them.
-
-    AVX2 alone is enough: in two thirds of float32's time, where VNNI takes well under half. Asked of Linux only.
-    """
-    try:
-        with CPU_INFO.open(encoding="utf-8", errors="replace") as file:
-            flags = next((set(line.split()) for line in file if line.startswith(("flags", "Features"))), set())
-    except OSError:
-        return None
-    return next((name for name, flag in INT8_INSTRUCTIONS if flag in flags), None)
 
 
 @dataclass(frozen=True)
@@ -123,11 +85,3 @@ def _driver_version() -> str:
         return version.value.decode(errors="replace") or "unknown"
     except (OSError, AttributeError):
         return "unknown"
-
-
-def cache_folder() -> Path:
-    """Where what was made for this machine is kept: `$XDG_CACHE_HOME/tabrt` or `~/.cache/tabrt`."""
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tabrt"
-    except RuntimeError as error:  # a user without a name, as in some containers
-        raise EngineUnavailable("this user has no home folder; set HOME or XDG_CACHE_HOME") from error
