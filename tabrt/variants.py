@@ -22,6 +22,7 @@ WIDTHS: dict[str, Sizes] = {
 }
 DEFAULT_WIDTH = "lite"
 DEFAULT_MODEL = "tab1-lite"
+WHY_DEFAULT = "nearly as exact as tab2-lite, in two thirds of its time"
 SHIPPED = ("tab1-lite", "tab2-lite")  # models that are in the package
 
 

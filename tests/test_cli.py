@@ -269,7 +269,17 @@ def test_the_command_line_smooths_as_the_tracker_does():
 def test_doctor_says_what_runs(run: Run):
     done = run("doctor")
     assert done.returncode == 0, done.stderr
-    for word in ("Packages", "mediapipe", "Engines", "onnxruntime", "Detector", "Models", "tab1-lite", "Cameras"):
+    for word in (
+        "Packages",
+        "mediapipe",
+        "Default",
+        "Engines",
+        "onnxruntime",
+        "Detector",
+        "Models",
+        "tab1-lite",
+        "Cameras",
+    ):
         assert word in done.stdout
     engines = dict(line.split(maxsplit=1) for line in done.stdout.split("Engines\n")[1].split("\n\n")[0].splitlines())
     assert engines["onnxruntime"] == "runs"

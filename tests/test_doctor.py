@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import environment
+from conftest import ROOT, environment
 
+from tabrt.card import ModelCard
 from tabrt.commands import doctor
-from tabrt.engines import gpu
+from tabrt.engines import CPU, gpu
 from tabrt.hardware import Gpu
 
 RTX = Gpu("NVIDIA GeForce RTX 3060", (8, 6), 12 << 30, "580.65", (13, 0))
@@ -116,3 +119,45 @@ def test_what_this_ffmpeg_lacks_is_named(monkeypatch: pytest.MonkeyPatch):
     told = "\n".join(doctor._films())
     assert "encoders missing: no_such_encoder;" in told
     assert "filters missing: no_such_filter;" in told
+
+
+def _default(monkeypatch: pytest.MonkeyPatch, device: str, precision: str, card: Gpu | str, int8: str | None) -> str:
+    engine = type("Loaded", (), {"close": lambda self: None})()
+    engine.name, engine.device, engine.card = "onnxruntime", device, ModelCard(name="x", precision=precision)
+    monkeypatch.setattr(doctor, "load_engine", lambda: engine)
+    monkeypatch.setattr(doctor, "look_for_gpu", lambda: card)
+    monkeypatch.setattr(doctor, "int8_instructions", lambda: int8)
+    return doctor.default_choice()
+
+
+def test_the_default_is_told_with_its_reason_on_every_kind_of_machine(monkeypatch: pytest.MonkeyPatch):
+    no = "no NVIDIA driver is here"
+    told = _default(monkeypatch, CPU, "int8", no, "VNNI")
+    assert f"in int8 by onnxruntime on the CPU: {no}, and this CPU is faster in int8 (VNNI)" in told
+    assert "no faster in int8" in _default(monkeypatch, CPU, "fp32", no, None)
+    told = _default(monkeypatch, "NVIDIA GeForce RTX 3060", "fp16", RTX, "VNNI")
+    assert "in fp16 by onnxruntime on the NVIDIA GeForce RTX 3060" in told
+    told = _default(monkeypatch, CPU, "int8", RTX, "VNNI")
+    assert "nothing that is installed starts on the NVIDIA GeForce RTX 3060 at once" in told
+
+
+def test_no_default_is_a_line_too(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(doctor, "load_engine", lambda: (_ for _ in ()).throw(RuntimeError("broken\ninstall")))
+    assert doctor.default_choice() == "none: broken"
+
+
+def test_every_package_that_commands_need_is_looked_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+
+    def names(requirements: list[str]) -> set[str]:
+        return {re.match(r"[\w-]+", each)[0] for each in requirements if "sys_platform" not in each}
+
+    assert names(project["dependencies"]) == set(doctor.RUNTIME)
+    workshops = {"dev", "style", "docs"}
+    optional = {
+        name
+        for extra, needed in project["optional-dependencies"].items()
+        if extra not in workshops
+        for name in names(needed)
+    }
+    assert optional - {*doctor.RUNTIME, *doctor.OPTIONAL} == set()

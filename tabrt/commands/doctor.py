@@ -17,21 +17,21 @@ import numpy as np
 from tabrt import __version__
 from tabrt.card import ModelCard
 from tabrt.detection import RUNTIMES, Detector
-from tabrt.engines import ENGINES, MODELS, fp16_file, gpu, int8_file, load_engine
+from tabrt.engines import CPU, ENGINES, MODELS, fp16_file, gpu, int8_file, load_engine
 from tabrt.errors import TabrtError, first_line, missing_library
 from tabrt.geometry import CROP_SIZE
 from tabrt.hardware import available_threads, cache_folder, cpu_name, int8_instructions, look_for_gpu
 from tabrt.live.devices import cameras, refusal
-from tabrt.variants import DEFAULT_MODEL
+from tabrt.variants import DEFAULT_MODEL, WHY_DEFAULT
 
-PACKAGES = (
-    *("numpy", "opencv-contrib-python", "onnxruntime", "filterpy", "av", "typer"),
+RUNTIME = ("numpy", "opencv-contrib-python", "onnxruntime", "filterpy", "av", "rich", "typer")
+OPTIONAL = (
     *("torch", "torch-tensorrt", "torch-tensorrt-rtx", "tensorrt", "tensorrt-rtx"),
     *("onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-ep-nv-tensorrt-rtx-cu13"),
-    *("openvino", "onnx", "onnxscript", "lightning-fabric"),
-    *("mediapipe", "starlette", "uvicorn", "python-osc", "pyvirtualcam"),
+    *("openvino", "onnx", "onnxscript", "safetensors", "lightning-fabric", "h5py"),
+    *("mediapipe", "starlette", "uvicorn", "websockets", "python-osc", "pyvirtualcam"),
+    *("distributed", "matplotlib", "pyarrow"),
 )
-RUNTIME = PACKAGES[:6]
 # What films, their sound and their colours are read and written with.
 ENCODERS = ("libx264", "libx265", "libvpx-vp9", "aac", "libopus")
 DECODERS = ("h264", "hevc", "vp8", "vp9", "libdav1d", "prores", "mjpeg", "aac", "mp3", "opus")
@@ -47,6 +47,7 @@ def report() -> Iterator[str]:
     yield from _gpu()
     yield ""
     yield from _packages()
+    yield f"\nDefault\n  {default_choice()}"
     yield "\nEngines"
     yield from (f"  {name:<12} {engine_state(name)}" for name in ENGINES)
     yield "\nDetector"
@@ -113,12 +114,12 @@ def _torch_state() -> str:
 
 def _packages() -> Iterator[str]:
     yield "Packages"
-    for name in PACKAGES:
+    for name in (*RUNTIME, *OPTIONAL):
         version = _version(name)
         if version is None and (bare := _version(f"{name}-headless")):
             version = f"{bare}, headless: no windows"
-        missing = "MISSING: pip install tabrt" if name in RUNTIME else "not installed (optional)"
-        yield f"  {name:<34} {version or missing}"
+        missing = "MISSING: install tabrt again" if name in RUNTIME else "not installed (optional)"
+        yield f"  {name:<35} {version or missing}"
     if _version("opencv-python") or _version("opencv-python-headless"):
         yield "  two OpenCVs own the same cv2: pip uninstall opencv-python opencv-python-headless; install tabrt again"
 
@@ -128,6 +129,24 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def default_choice() -> str:
+    """What runs here where no option says otherwise, and why, in a line: it is loaded."""
+    try:
+        engine = load_engine()
+    except Exception as problem:  # a broken install must not end the report
+        return f"none: {first_line(problem)}"
+    engine.close()
+    where = "the CPU" if engine.device == CPU else f"the {engine.device}"
+    why = _why_the_cpu() if engine.device == CPU else "it can be used and starts at once"
+    return f"{DEFAULT_MODEL} ({WHY_DEFAULT}) in {engine.card.precision} by {engine.name} on {where}: {why}"
+
+
+def _why_the_cpu() -> str:
+    card, int8 = look_for_gpu(), int8_instructions()
+    no_gpu = card if isinstance(card, str) else f"nothing that is installed starts on the {card.name} at once"
+    return f"{no_gpu}, and this CPU is {f'faster in int8 ({int8})' if int8 else 'no faster in int8'}"
 
 
 def engine_state(name: str) -> str:
