@@ -196,6 +196,17 @@ def test_the_wheel_names_its_needs(wheel: zipfile.ZipFile):
     assert f"{folder}/licenses/NOTICE" in wheel.namelist()
 
 
+def test_the_source_archive_carries_whatever_its_tests_are_about():
+    """The rooms whole: tests that go out with it must find what they import, read and run."""
+    sdist = pytest.importorskip("hatchling.builders.sdist", reason="the build backend is not installed here")
+    carried = {each.distribution_path for each in sdist.SdistBuilder(str(ROOT)).recurse_included_files()}
+    for room in ("tabrt", "tests", "training", "export", "benchmarks", "examples", "docs"):
+        there = {path.relative_to(ROOT).as_posix() for path in (ROOT / room).rglob("*.py")}
+        assert there and there - carried == set()
+    at_the_top = {"README.md", "CONTRIBUTING.md", "Makefile", "Dockerfile", "mkdocs.yml", "pyproject.toml"}
+    assert {*at_the_top, ".ci/run", "tools/try-release"} - carried == set()
+
+
 SYSTEMS = {  # pip's names of what a system takes, the newest first
     "Linux x86-64": [f"manylinux_{version}_x86_64" for version in ("2_28", "2_27", "2_17")],
     "Linux ARM": [f"manylinux_{version}_aarch64" for version in ("2_28", "2_27", "2_17")],
