@@ -24,7 +24,7 @@ test:
 # Optional: real TensorRT engines of every variant, built without a GPU. Fetches 1.2 GB into an environment of its own.
 test-tensorrt:
 	python3 -m venv .venv-rtx
-	.venv-rtx/bin/pip install --quiet --editable '.[export]' torch-tensorrt-rtx==2.13.0 torch==2.13.0 pytest
+	.venv-rtx/bin/pip install --quiet --editable '.[export]' torch-tensorrt-rtx==2.13.0 torch==2.13.0 pytest pytest-xdist
 	.venv-rtx/bin/python -m pytest tests/test_tensorrt_build.py -v
 
 # What a release is: built, installed into an empty environment, tried there, and its checksums. See docs/release.md.

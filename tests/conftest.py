@@ -23,6 +23,8 @@ CLIP = ROOT / "tabrt" / "demo" / "pexels_face.mp4"
 SHARED = ROOT.parent / "shared"
 # The truth that tests hold things to is the CPU's, on machines with a GPU too: `python -m benchmarks gpu` is for those.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # torch takes all cores for itself unless it is told
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 TIMES = (0, 40, 80, 125, 160, 240, 280, 300, 360, 400, 440, 520, 560, 600, 640, 700)  # ms: no steady rate
 
 
@@ -32,6 +34,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
     if item.get_closest_marker("vnni") and int8_instructions() != "VNNI":
         pytest.skip("this CPU has no VNNI")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """The whole suite runs in a process a core, up to four, each of which imports torch; a part of it in this one."""
+    from tabrt.hardware import available_threads
+
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.keyword
+    return min(4, available_threads(None)) if whole and not config.option.collectonly else 0
 
 
 # What Windows has not: SIGHUP and its kin, forks, named pipes, limits of a process, /proc and /dev.
