@@ -60,6 +60,16 @@ def test_light_noise_and_distance_do_what_they_say():
     assert all(detail(effects.moving(PIXELS, rng)) < 0.8 * detail(PIXELS) for _ in range(5))
 
 
+def test_a_sheet_covers_about_half_of_the_face():
+    shares = []
+    for seed in range(40):
+        out = effects.sheet(PIXELS, POINTS, np.random.default_rng(seed))
+        x, y = np.round(POINTS).astype(int).clip(0, CROP_SIZE - 1).T
+        shares.append((out[y, x] != PIXELS[y, x]).any(axis=1).mean())
+    assert 0.3 < np.mean(shares) < 0.65 and min(shares) < max(shares)
+    assert effects.sheet(PIXELS, np.full_like(POINTS, np.nan), np.random.default_rng(0)).shape == PIXELS.shape
+
+
 def test_sunglasses_darken_the_eyes_alone_and_need_both():
     out = effects.sunglasses(PIXELS, POINTS, WFLW98, np.random.default_rng(1))
     for point in (60, 64, 68, 72):

@@ -32,6 +32,7 @@ class Augmentation:
     grain: float = 0.0  # strong noise
     distance: float = 0.0  # a face of 25 to 50 px
     motion: float = 0.0  # a long blur along a line
+    sheets: float = 0.0  # half of it behind a straight edge
     hands: float = 0.0  # a hand or a microphone over it
     strangers: float = 0.0  # a part of another face over it
     glasses: float = 0.0  # sunglasses
@@ -48,14 +49,14 @@ MILD = Augmentation(
 # What tab1-lite's hard faces have: coloured and hardly any light, blur, noise, few pixels, covers, any turn.
 HARD = Augmentation(
     rotation=50.0, scale=0.2, shift=0.07, cover=0.05, patches=0.2, brightness=0.25, tone=0.4, blur=0.15,
-    compression=0.2, all_round=0.12, light=0.15, grain=0.07, distance=0.10, motion=0.06, hands=0.10, strangers=0.05,
-    glasses=0.05,
+    compression=0.2, all_round=0.12, light=0.15, grain=0.07, distance=0.10, motion=0.06, sheets=0.06, hands=0.10,
+    strangers=0.05, glasses=0.05,
 )  # fmt: skip
 
 # Between both: portraits as they mostly are, and still some of what is hard.
 FIRM = replace(
     HARD, rotate=0.5, rotation=45.0, scale=0.15, shift=0.06, compression=0.15, all_round=0.06, light=0.08, grain=0.04,
-    distance=0.05, motion=0.03, hands=0.06, strangers=0.03, glasses=0.03,
+    distance=0.05, motion=0.03, sheets=0.05, hands=0.06, strangers=0.03, glasses=0.03,
 )  # fmt: skip
 
 
@@ -125,6 +126,8 @@ def _harden(
     """What covers the face, then the light on both, then what the camera makes of it."""
     if rng.random() < how.glasses:
         pixels = effects.sunglasses(pixels, points, topology, rng)
+    if how.sheets and rng.random() < how.sheets:
+        pixels = effects.sheet(pixels, points, rng)
     if rng.random() < how.hands:
         pixels = effects.hand(pixels, points, rng)
     if other is not None:

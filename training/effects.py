@@ -137,6 +137,27 @@ def _draw_hand(mask: np.ndarray, place: np.ndarray, heading: float, rng: np.rand
         )
 
 
+def sheet(pixels: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """About half of the face behind a straight edge: a door, a wall, a phone, or the end of the picture."""
+    known = points[np.isfinite(points).all(axis=1)]
+    low, high = (known.min(axis=0), known.max(axis=0)) if len(known) else (np.zeros(2), np.full(2, CROP_SIZE))
+    place = low + rng.uniform(0.3, 0.7, 2) * (high - low)
+    heading = rng.integers(4) * np.pi / 2 + rng.normal(0, 0.3)
+    along, across = np.array([np.cos(heading), np.sin(heading)]), np.array([-np.sin(heading), np.cos(heading)])
+    reach, width = rng.uniform(0.6, 2.5) * (high - low).max(), rng.uniform(0.6, 2) * (high - low).max()
+    corners = [place + side * width * across + far * along for side, far in ((-1, 0), (1, 0), (1, reach), (-1, reach))]
+    mask = np.zeros(_SIZE, np.uint8)
+    cv2.fillConvexPoly(mask, np.round(corners).astype(np.int32), 255, cv2.LINE_AA)
+    kind = rng.random()
+    if kind < 0.5:
+        cover = np.full_like(pixels, rng.integers(0, 256) if rng.random() < 0.5 else rng.integers(0, 256, 3))
+    elif kind < 0.75:
+        cover = _shaded(mask, rng.uniform(0, 255, 3), rng)
+    else:
+        cover = cv2.GaussianBlur(np.roll(pixels, rng.integers(80, 176, 2).tolist(), axis=(0, 1)), (0, 0), 20)
+    return _laid_over(pixels, mask, cover)
+
+
 def stranger(pixels: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A part of another picture, uint8 BGR of any size, laid over an edge or the middle: a head in front."""
     turn = cv2.getRotationMatrix2D(
