@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from tabrt.network.config import FEATURES, STEMS
 from tabrt.network.scbe import Hourglass, Scbe
 from tabrt.network.tab import normalise
 from tabrt.topology import TOPOLOGIES
+from tabrt.variants import WIDTHS
 
 LAYOUT = Path(__file__).parents[1].parent / "shared" / "reference" / "official_checkpoint_layout.json"
 SMALL = {"channels": 8, "balt_channels": 1}
@@ -158,7 +160,7 @@ def test_normalisation_by_hand():
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"stem": "vit"}, "vgg, fan, resnet, slim"),
+        ({"stem": "vit"}, "vgg, fan, resnet, slim, short"),
         ({"hourglasses": 0}, "1…8"),
         ({"hourglasses": True}, "1…8"),
         ({"channels": 30}, "multiple of 4"),
@@ -182,9 +184,17 @@ def test_crops_of_other_sizes_give_maps_of_a_quarter(size: int):
     assert maps.boundaries[-1].shape == (1, 16, size // 4, size // 4)
 
 
-def test_a_width_of_smaller_crops_has_no_name():
-    assert TabConfig.of_width("lite").width == "lite" and TabConfig.of_width("lite", crop_size=128).width == "nano"
-    assert TabConfig.of_width("lite", crop_size=192).width == "custom"
+def test_a_width_of_other_sizes_has_no_name():
+    assert all(TabConfig.of_width(name, hourglasses=1).width == name for name in WIDTHS)
+    assert TabConfig.of_width("lite", crop_size=192).width == TabConfig.of_width("nano", stem="slim").width == "custom"
+
+
+def test_without_blocks_at_the_finest_level_the_rest_is_the_same():
+    whole = TabConfig.of_width("nano", hourglasses=2, finest_blocks=True)
+    names, fewer = (set(dict(Tab(c).named_parameters())) for c in (whole, replace(whole, finest_blocks=False)))
+    gone = {name.split(".conv")[0].split(".bn")[0] for name in names - fewer}
+    assert fewer < names
+    assert gone == {f"scbe.stacks.{i}.{part}" for i in (0, 1) for part in ("hourglass.skip.3", "top")}
 
 
 def test_a_crop_size_that_cannot_be_halved_is_refused():

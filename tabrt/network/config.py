@@ -9,9 +9,10 @@ from tabrt.geometry import CROP_SIZE, CROP_SIZES
 from tabrt.topology import BOUNDARY_CHANNELS, topology_named
 from tabrt.variants import WIDTHS
 
-STEMS = ("vgg", "fan", "resnet", "slim")
+STEMS = ("vgg", "fan", "resnet", "slim", "short")
 FEATURES = ("multi", "single")
 HOURGLASS_DEPTH = 4
+_USUAL = {"crop_size": CROP_SIZE, "finest_blocks": True}  # of a width that does not say otherwise
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,13 @@ class TabConfig:
     """What a TAB network is made of.
 
     topology: landmark scheme. hourglasses: stacked hourglasses of the boundary estimator (paper: 2; any N ≥ 1).
-    stem: the layers from 256×256 to 64×64 (paper Table 8; `slim` is tabrt's own, for CPUs). channels: width of the
-    hourglasses. balt_channels: width W of the landmark transform. features: boundary-aware features taken at every
-    scale of the last hourglass or only at the last (Table 9). fusion: 0–3, how many levels are fused (Table 10).
+    stem: the layers from 256×256 to 64×64 (paper Table 8; `slim` and `short` are tabrt's own, for CPUs). channels:
+    width of the hourglasses. balt_channels: width W of the landmark transform. features: boundary-aware features taken
+    at every scale of the last hourglass or only at the last (Table 9). fusion: 0–3, how many levels are fused (Table
+    10).
     crop_size: side of the picture it is trained on, px; its maps have a quarter of that.
+    finest_blocks: whether an hourglass has blocks at its finest level, where most of its work is; without, what skips
+    that level and what follows it are handed on as they are.
     """
 
     topology: str = "wflw98"
@@ -33,6 +37,7 @@ class TabConfig:
     features: str = "multi"
     fusion: int = 2
     crop_size: int = CROP_SIZE
+    finest_blocks: bool = True
 
     def __post_init__(self) -> None:
         topology_named(self.topology)
@@ -50,6 +55,9 @@ class TabConfig:
         whole = isinstance(self.crop_size, int) and self.crop_size in CROP_SIZES
         sizes = ", ".join(map(str, CROP_SIZES))
         _require(whole, f"crop_size is {self.crop_size!r}; it must be one of {sizes}")
+        _require(
+            isinstance(self.finest_blocks, bool), f"finest_blocks is {self.finest_blocks!r}; it must be true or false"
+        )
         _require(self.channels % 4 == 0, f"channels is {self.channels}; it must be a multiple of 4")
 
     @classmethod
@@ -80,8 +88,8 @@ class TabConfig:
     @property
     def width(self) -> str:
         """The name in WIDTHS that these sizes have, or `custom`."""
-        sizes = {key: getattr(self, key) for key in ("stem", "channels", "balt_channels", "crop_size")}
-        return next((name for name, values in WIDTHS.items() if {"crop_size": CROP_SIZE, **values} == sizes), "custom")
+        named = (name for name, values in WIDTHS.items() if self == replace(self, **(_USUAL | values)))
+        return next(named, "custom")
 
     @property
     def points(self) -> int:

@@ -38,12 +38,14 @@ class Block(nn.Module):
 class Hourglass(nn.Module):
     """Depth-4 hourglass; returns its output at every level, coarse to fine: 8², 16², 32², 64² cells."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, finest_blocks: bool = True):
         super().__init__()
         self.skip, self.before, self.after = (
             nn.ModuleList(Block(channels, channels) for _ in range(HOURGLASS_DEPTH)) for _ in range(3)
         )  # index 0 is the coarsest level
         self.bottom = Block(channels, channels)
+        if not finest_blocks:
+            self.skip[-1] = nn.Identity()
 
     def forward(self, x: Tensor) -> list[Tensor]:
         skips = []
@@ -62,10 +64,10 @@ class Hourglass(nn.Module):
 class Stack(nn.Module):
     """An hourglass, its feature f, and its boundary heatmaps."""
 
-    def __init__(self, channels: int, boundaries: int):
+    def __init__(self, channels: int, boundaries: int, finest_blocks: bool = True):
         super().__init__()
-        self.hourglass = Hourglass(channels)
-        self.top = Block(channels, channels)
+        self.hourglass = Hourglass(channels, finest_blocks)
+        self.top = Block(channels, channels) if finest_blocks else nn.Identity()
         self.last = nn.Conv2d(channels, channels, 1)
         self.bn = nn.BatchNorm2d(channels)
         self.heatmaps = nn.Conv2d(channels, boundaries, 1)
@@ -94,7 +96,9 @@ class Scbe(nn.Module):
     def __init__(self, config: TabConfig):
         super().__init__()
         self.stem = STEMS[config.stem](config.channels)
-        self.stacks = nn.ModuleList(Stack(config.channels, config.boundary_channels) for _ in range(config.hourglasses))
+        self.stacks = nn.ModuleList(
+            Stack(config.channels, config.boundary_channels, config.finest_blocks) for _ in range(config.hourglasses)
+        )
         self.calibrations = nn.ModuleList(
             Calibration(config.channels, config.boundary_channels) for _ in range(config.hourglasses - 1)
         )
@@ -183,9 +187,14 @@ def slim_stem(channels: int) -> nn.Sequential:
     )
 
 
+def short_stem(channels: int) -> nn.Sequential:
+    """The two strided convolutions of `slim` alone."""
+    return slim_stem(channels)[:6]
+
+
 def _conv_bn_relu(channels_in: int, channels_out: int, kernel: int, stride: int = 1) -> list[nn.Module]:
     conv = nn.Conv2d(channels_in, channels_out, kernel, stride=stride, padding=kernel // 2, bias=False)
     return [conv, nn.BatchNorm2d(channels_out), nn.ReLU()]
 
 
-STEMS = {"vgg": vgg_stem, "fan": fan_stem, "resnet": resnet_stem, "slim": slim_stem}
+STEMS = {"vgg": vgg_stem, "fan": fan_stem, "resnet": resnet_stem, "slim": slim_stem, "short": short_stem}
