@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from tabrt.card import PRECISIONS
 from tabrt.engines import MODELS, fp16_file, int8_file
@@ -18,8 +17,9 @@ from tabrt.errors import TabrtError
 from tabrt.exporting.converting import convert
 from tabrt.files import MODEL_FOLDER, write_atomically
 from tabrt.geometry import CROP_SIZE
-from tabrt.network.checkpoint import load_checkpoint, save_checkpoint
+from tabrt.network.checkpoint import load_checkpoint
 from training.augment import truth_crop
+from training.checkpointing import pack
 from training.sets import shared_faces
 
 CALIBRATION_FACES = 256
@@ -59,16 +59,12 @@ def rebuild(paths: list[Path], out: Path, faces: Path | None) -> list[Variant]:
 
 
 def rounded(checkpoint: Path, out: Path) -> Path:
-    """A checkpoint as it ships, named after its card in `out`: its kernels are rounded to what float16 holds exactly.
+    """A checkpoint as it ships, named after its card in `out`: its kernels are rounded to float16, and kept in it.
 
-    So the ONNX file made of it is smaller, and still computes just what the checkpoint does.
+    So the files are smaller, and the ONNX file still computes just what the checkpoint does.
     """
-    network, card = load_checkpoint(checkpoint)
-    for module in network.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            module.weight.data = module.weight.data.half().float()
-    path = out / f"{card.name}.safetensors"
-    save_checkpoint(path, network, card)
+    path = out / f"{load_checkpoint(checkpoint)[1].name}.safetensors"
+    pack(checkpoint, path)
     return path
 
 
