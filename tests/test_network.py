@@ -189,12 +189,12 @@ def test_a_width_of_other_sizes_has_no_name():
     assert TabConfig.of_width("lite", crop_size=192).width == TabConfig.of_width("nano", stem="slim").width == "custom"
 
 
-def test_without_blocks_at_the_finest_level_the_rest_is_the_same():
-    whole = TabConfig.of_width("nano", hourglasses=2, finest_blocks=True)
-    names, fewer = (set(dict(Tab(c).named_parameters())) for c in (whole, replace(whole, finest_blocks=False)))
+def test_without_a_top_block_the_rest_is_the_same():
+    whole = TabConfig.of_width("nano", hourglasses=2, top=True)
+    names, fewer = (set(dict(Tab(c).named_parameters())) for c in (whole, replace(whole, top=False)))
     gone = {name.split(".conv")[0].split(".bn")[0] for name in names - fewer}
     assert fewer < names
-    assert gone == {f"scbe.stacks.{i}.{part}" for i in (0, 1) for part in ("hourglass.skip.3", "top")}
+    assert gone == {f"scbe.stacks.{i}.top" for i in (0, 1)}
 
 
 def test_a_crop_size_that_cannot_be_halved_is_refused():

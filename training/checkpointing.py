@@ -124,7 +124,7 @@ def mix(new: Path, old: Path, kept: float, out: Path) -> None:
 def identity(config: TabConfig, recipe: Recipe, seed: int, sizes: dict[str, int]) -> str:
     """What must be the same for a run to be resumed."""
     network = asdict(config)
-    for name, usual in (("crop_size", CROP_SIZE), ("finest_blocks", True)):
+    for name, usual in (("crop_size", CROP_SIZE), ("top", True)):
         if network[name] == usual:  # runs that were begun before there was anything else go on
             del network[name]
     return json.dumps({"network": network, "recipe": asdict(recipe), "seed": seed, "sets": sizes})

@@ -12,7 +12,7 @@ from tabrt.variants import WIDTHS
 STEMS = ("vgg", "fan", "resnet", "slim", "short")
 FEATURES = ("multi", "single")
 HOURGLASS_DEPTH = 4
-_USUAL = {"crop_size": CROP_SIZE, "finest_blocks": True}  # of a width that does not say otherwise
+_USUAL = {"crop_size": CROP_SIZE, "top": True}  # of a width that does not say otherwise
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,7 @@ class TabConfig:
     at every scale of the last hourglass or only at the last (Table 9). fusion: 0–3, how many levels are fused (Table
     10).
     crop_size: side of the picture it is trained on, px; its maps have a quarter of that.
-    finest_blocks: whether an hourglass has blocks at its finest level, where most of its work is; without, what skips
-    that level and what follows it are handed on as they are.
+    top: whether a block stands between an hourglass and its maps, at the finest level, where work is dear.
     """
 
     topology: str = "wflw98"
@@ -37,7 +36,7 @@ class TabConfig:
     features: str = "multi"
     fusion: int = 2
     crop_size: int = CROP_SIZE
-    finest_blocks: bool = True
+    top: bool = True
 
     def __post_init__(self) -> None:
         topology_named(self.topology)
@@ -55,9 +54,7 @@ class TabConfig:
         whole = isinstance(self.crop_size, int) and self.crop_size in CROP_SIZES
         sizes = ", ".join(map(str, CROP_SIZES))
         _require(whole, f"crop_size is {self.crop_size!r}; it must be one of {sizes}")
-        _require(
-            isinstance(self.finest_blocks, bool), f"finest_blocks is {self.finest_blocks!r}; it must be true or false"
-        )
+        _require(isinstance(self.top, bool), f"top is {self.top!r}; it must be true or false")
         _require(self.channels % 4 == 0, f"channels is {self.channels}; it must be a multiple of 4")
 
     @classmethod

@@ -38,14 +38,12 @@ class Block(nn.Module):
 class Hourglass(nn.Module):
     """Depth-4 hourglass; returns its output at every level, coarse to fine: 8², 16², 32², 64² cells."""
 
-    def __init__(self, channels: int, finest_blocks: bool = True):
+    def __init__(self, channels: int):
         super().__init__()
         self.skip, self.before, self.after = (
             nn.ModuleList(Block(channels, channels) for _ in range(HOURGLASS_DEPTH)) for _ in range(3)
         )  # index 0 is the coarsest level
         self.bottom = Block(channels, channels)
-        if not finest_blocks:
-            self.skip[-1] = nn.Identity()
 
     def forward(self, x: Tensor) -> list[Tensor]:
         skips = []
@@ -64,10 +62,10 @@ class Hourglass(nn.Module):
 class Stack(nn.Module):
     """An hourglass, its feature f, and its boundary heatmaps."""
 
-    def __init__(self, channels: int, boundaries: int, finest_blocks: bool = True):
+    def __init__(self, channels: int, boundaries: int, top: bool = True):
         super().__init__()
-        self.hourglass = Hourglass(channels, finest_blocks)
-        self.top = Block(channels, channels) if finest_blocks else nn.Identity()
+        self.hourglass = Hourglass(channels)
+        self.top = Block(channels, channels) if top else nn.Identity()
         self.last = nn.Conv2d(channels, channels, 1)
         self.bn = nn.BatchNorm2d(channels)
         self.heatmaps = nn.Conv2d(channels, boundaries, 1)
@@ -97,7 +95,7 @@ class Scbe(nn.Module):
         super().__init__()
         self.stem = STEMS[config.stem](config.channels)
         self.stacks = nn.ModuleList(
-            Stack(config.channels, config.boundary_channels, config.finest_blocks) for _ in range(config.hourglasses)
+            Stack(config.channels, config.boundary_channels, config.top) for _ in range(config.hourglasses)
         )
         self.calibrations = nn.ModuleList(
             Calibration(config.channels, config.boundary_channels) for _ in range(config.hourglasses - 1)
