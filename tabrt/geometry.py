@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -46,9 +47,8 @@ class Box:
     @classmethod
     def of(cls, points: np.ndarray, score: float = 1.0) -> Box:
         """The upright box of points (L, 2)."""
-        left, top = points.min(axis=0)
-        right, bottom = points.max(axis=0)
-        return cls(float(left), float(top), float(right), float(bottom), float(score))
+        (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+        return cls(left, top, right, bottom, float(score))
 
     def overlap(self, other: Box) -> float:
         """Intersection over union, both boxes taken upright."""
@@ -85,22 +85,26 @@ class Crop:
 
         The box is measured in the face's own upright frame, so a rolled face keeps its size.
         """
-        turn = _rotation(-roll)
-        upright = points @ turn.T
-        low, high = upright.min(axis=0), upright.max(axis=0)
-        centre = (low + high) / 2 @ turn
-        side = float(margin * (high - low).max())
-        return cls((float(centre[0]), float(centre[1])), side, float(roll), size=size)
+        cos, sin = math.cos(roll), math.sin(roll)
+        box = Box.of(points @ np.array([[cos, -sin], [sin, cos]]))
+        x, y = box.centre
+        return cls((cos * x - sin * y, sin * x + cos * y), margin * max(box.width, box.height), float(roll), size=size)
 
     @property
     def matrix(self) -> np.ndarray:
         """(2, 3): frame px to crop px."""
-        linear = _rotation(-self.roll) * (self.size / self.side) * (self.pixel_aspect, 1)
-        return np.column_stack([linear, self._middle - linear @ np.asarray(self.centre)])
+        scale, (x, y), middle = self.size / self.side, self.centre, (self.size - 1) / 2
+        cos, sin = scale * math.cos(self.roll), scale * math.sin(self.roll)
+        across, down = cos * self.pixel_aspect, -sin * self.pixel_aspect
+        return np.array([[across, sin, middle - across * x - sin * y], [down, cos, middle - down * x - cos * y]])
 
-    @property
-    def _middle(self) -> float:
-        return (self.size - 1) / 2
+    @cached_property
+    def _inverse(self) -> np.ndarray:
+        """(2, 3): crop px to frame px."""
+        scale, (x, y), middle = self.side / self.size, self.centre, (self.size - 1) / 2
+        cos, sin = scale * math.cos(self.roll), scale * math.sin(self.roll)
+        right, up = cos / self.pixel_aspect, sin / self.pixel_aspect
+        return np.array([[right, -up, x - (right - up) * middle], [sin, cos, y - (sin + cos) * middle]])
 
     def to_crop(self, points: np.ndarray) -> np.ndarray:
         """Points (..., 2) in frame px, to crop px."""
@@ -109,40 +113,35 @@ class Crop:
 
     def to_frame(self, points: np.ndarray) -> np.ndarray:
         """Points (..., 2) in crop px, to frame px."""
-        linear = _rotation(self.roll) * (self.side / self.size)
-        return (points - self._middle) @ linear.T / (self.pixel_aspect, 1) + np.asarray(self.centre)
+        return points @ self._inverse[:, :2].T + self._inverse[:, 2]
 
     def cut(self, image: np.ndarray, out: np.ndarray | None = None, border: int = cv2.BORDER_CONSTANT) -> np.ndarray:
         """Cut image uint8 (H, W, 3) BGR to uint8 (size, size, 3) RGB, into `out` if given.
 
         border: what is seen beyond the frame, by OpenCV's names; black, unless told.
         """
-        matrix = self.matrix
+        inverse = self._inverse
         halvings = int(math.log2(max(1.0, self.side / self.size)))
         if halvings:  # averaged first: bilinear alone would skip pixels, and alias
-            image, matrix = self._halved(image, matrix, halvings)
-        cut = cv2.warpAffine(image, matrix, (self.size, self.size), flags=cv2.INTER_LINEAR, borderMode=border)
+            image, inverse = self._halved(image, halvings)
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        cut = cv2.warpAffine(image, inverse, (self.size, self.size), flags=flags, borderMode=border)
         return cv2.cvtColor(cut, cv2.COLOR_BGR2RGB, dst=out)
 
-    def _halved(self, image: np.ndarray, matrix: np.ndarray, halvings: int) -> tuple[np.ndarray, np.ndarray]:
+    def _halved(self, image: np.ndarray, halvings: int) -> tuple[np.ndarray, np.ndarray]:
+        """What the crop sees of an image, halved so many times, and `_inverse` to its pixels."""
         shrink = 2**halvings
         reach = self.side / 2 * (abs(math.cos(self.roll)) + abs(math.sin(self.roll))) + shrink
         left, right = _span(self.centre[0], reach / self.pixel_aspect, image.shape[1], shrink)
         top, bottom = _span(self.centre[1], reach, image.shape[0], shrink)
         if right <= left or bottom <= top:
-            return image, matrix
+            return image, self._inverse
         small = image[top:bottom, left:right]
         for _ in range(halvings):  # by three or four at once OpenCV takes five times as long
             small = cv2.resize(small, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
         # The centre of small pixel 0 lies (shrink - 1) / 2 into the part.
-        offset = np.array([left, top]) + (shrink - 1) / 2
-        linear = matrix[:, :2]
-        return small, np.column_stack([linear * shrink, linear @ offset + matrix[:, 2]])
-
-
-def _rotation(angle: float) -> np.ndarray:
-    cos, sin = math.cos(angle), math.sin(angle)
-    return np.array([[cos, -sin], [sin, cos]])
+        inside = (shrink - 1) / 2
+        return small, (self._inverse - [[0, 0, left + inside], [0, 0, top + inside]]) / shrink
 
 
 def _span(centre: float, reach: float, size: int, multiple: int) -> tuple[int, int]:

@@ -89,7 +89,8 @@ def decode(maps: np.ndarray, decoding: str = "softmax", offset: float = CELL_OFF
     grids = np.ascontiguousarray(maps, np.float32).reshape(-1, *maps.shape[2:])
     cells, confidence = (_decode_softmax if decoding == "softmax" else _decode_gaussian)(grids)
     shape = maps.shape[:2]
-    return from_cells(cells, offset).reshape(*shape, 2), np.clip(confidence, 0, 1).reshape(shape)
+    confidence = np.minimum(np.maximum(confidence, 0), 1)
+    return from_cells(cells, offset).reshape(*shape, 2), confidence.reshape(shape)
 
 
 def _decode_softmax(grids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ Left and right are those of the picture, not of the person.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -61,10 +62,20 @@ class Topology:
         Eye line and the line from eyes to mouth are added up, so that a profile, whose eyes fall together, keeps
         a sound angle.
         """
-        left, right = points[list(self.left_eye)].mean(axis=0), points[list(self.right_eye)].mean(axis=0)
-        across = right - left
-        down = points[list(self.mouth)].mean(axis=0) - (left + right) / 2
-        return float(np.arctan2(across[1] - down[0], across[0] + down[1]))
+        chosen, weights = self._upright
+        across, down = (weights @ points.take(chosen, axis=0)).tolist()
+        return math.atan2(across[1] - down[0], across[0] + down[1])
+
+    @cached_property
+    def _upright(self) -> tuple[np.ndarray, np.ndarray]:
+        """The points (K,) of eyes and mouth, and their weights (2, K) in the lines across and down the face."""
+        groups = self.left_eye, self.right_eye, self.mouth
+        weights = np.zeros((2, self.points))
+        for group, share in zip(groups, ((-1, -0.5), (1, -0.5), (0, 1)), strict=True):
+            for point in group:
+                weights[:, point] += np.array(share) / len(group)
+        chosen = np.array(sorted({point for group in groups for point in group}))
+        return chosen, weights[:, chosen]
 
 
 def _permutation(count: int, pairs: tuple[tuple[int, int], ...]) -> np.ndarray:

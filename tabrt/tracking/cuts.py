@@ -41,7 +41,7 @@ class Cuts:
         if self._shape != image.shape:
             first, self._shape, self._thumbnail = self._shape is None, image.shape, now
             return Change.NONE if first else Change.SIZE
-        change = float(np.abs(now - self._thumbnail).mean())
+        change = cv2.norm(now, self._thumbnail, cv2.NORM_L1) / now.size
         if change > UNCHANGED and now.std() < FLAT:
             return Change.NONE
         before, self._thumbnail = self._thumbnail, now
@@ -51,9 +51,9 @@ class Cuts:
 
 
 def _thumbnail(image: np.ndarray) -> np.ndarray:
-    """A grid of single pixels, int16: enough to tell a cut, and cheap on any picture."""
+    """A grid of single pixels: enough to tell a cut, and cheap on any picture."""
     rows, columns = (max(1, length // THUMBNAIL) for length in image.shape[:2])
-    return image[rows // 2 :: rows, columns // 2 :: columns].astype(np.int16)
+    return image[rows // 2 :: rows, columns // 2 :: columns].copy()
 
 
 def correlation(one: np.ndarray, other: np.ndarray) -> float:

@@ -39,7 +39,7 @@ class Track:
     confirmed: bool = False  # whether there is no doubt that it is one
     person: Person = field(default_factory=Person)  # what is remembered for pose and measures
     evidence: list[float] = field(default_factory=list)  # of one that is not yet confirmed
-    speed: np.ndarray = field(default_factory=lambda: np.zeros(2))  # frame px/s, while well seen
+    speed: tuple[float, float] = (0.0, 0.0)  # frame px/s, while well seen
     usual: float = 0.0  # confidence
     doubt: float = 0.0  # face sides from where it was expected, plus the confidence it lacks: large on another's face
     missed: int = 0  # searches in a row that passed it over
@@ -57,9 +57,10 @@ class Track:
         """The longer side of its box while well seen, in frame px."""
         return max(self.well_box.width, self.well_box.height, 1e-6)
 
-    def expected(self, now: float) -> np.ndarray:
+    def expected(self, now: float) -> tuple[float, float]:
         """Where its centre should be by now, if it moves on as it did."""
-        return np.asarray(self.well_box.centre) + self.speed * (now - self.well_seen)
+        (x, y), (right, down), gone = self.well_box.centre, self.speed, now - self.well_seen
+        return x + right * gone, y + down * gone
 
     def jump(self, look: Look) -> float:
         """Face sides by which its points would move to those of a look."""
@@ -76,12 +77,13 @@ class Track:
         """Take in what the face looks like now."""
         faded = math.exp((self.seen - now) / USUAL_SECONDS)
         self.usual = max(look.score, look.score + faded * (self.usual - look.score))
-        jump = float(np.linalg.norm(look.box.centre - self.expected(now))) / self.side
+        jump = math.dist(look.box.centre, self.expected(now)) / self.side
         self.doubt = jump + self.usual - look.score
         if look.score >= WELL_SEEN * self.usual:
             step = max(now - self.well_seen, 1e-3)
-            speed = np.subtract(look.box.centre, self.well_box.centre) / step
-            self.speed = speed + math.exp(-step / SPEED_SECONDS) * (self.speed - speed)
+            old, (x, y), (was_x, was_y) = math.exp(-step / SPEED_SECONDS), look.box.centre, self.well_box.centre
+            right, down = (1 - old) * (x - was_x) / step, (1 - old) * (y - was_y) / step
+            self.speed = right + old * self.speed[0], down + old * self.speed[1]
             self.well_seen, self.well_box = now, look.box
         self.look, self.seen = look, now
 
@@ -191,8 +193,8 @@ def collapsed(a: Track, b: Track) -> bool:
 def _distance(lost: Track, found: Track) -> float:
     """Face sides between where a lost face was expected and where a face was found; infinite if it is another."""
     gone = found.seen - lost.seen
-    far = float(np.linalg.norm(lost.expected(found.seen) - found.box.centre)) / lost.side
-    stayed = float(np.linalg.norm(np.subtract(lost.well_box.centre, found.box.centre))) / lost.side
+    far = math.dist(lost.expected(found.seen), found.box.centre) / lost.side
+    stayed = math.dist(lost.well_box.centre, found.box.centre) / lost.side
     if abs(math.log(found.side / lost.side)) > RETURN_GROWTH:
         return math.inf
     distance = min(far, stayed)

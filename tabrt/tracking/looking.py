@@ -43,9 +43,9 @@ class Look:
 
     def is_sound(self, shape: tuple[int, ...]) -> bool:
         """Whether points are finite, centred in the picture, spread as a face's are in its crop, and upright there."""
-        if not np.isfinite(self.points).all():
-            return False
         x, y = self.box.centre
+        if not (math.isfinite(x) and math.isfinite(y)):
+            return False
         spread = max(self.box.width, self.box.height) / self.crop.side
         inside = 0 <= x < shape[1] and 0 <= y < shape[0] and self.crop.side < 4 * max(shape)
         return inside and SPREAD[0] < spread < SPREAD[1] and math.cos(self.roll - self.crop.roll) > 0

@@ -6,7 +6,7 @@ import math
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from time import perf_counter
@@ -49,6 +49,19 @@ LOST_BY_A_FORK = {"openvino", "tensorrt", "torch", "mediapipe"}  # engines and d
 T = TypeVar("T", bound=Engine | Detector)
 
 
+class Stage:
+    """Adds the time that is spent in it to `seconds[name]`."""
+
+    def __init__(self, seconds: dict[str, float], name: str):
+        self._seconds, self._name = seconds, name
+
+    def __enter__(self) -> None:
+        self._start = perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds[self._name] += perf_counter() - self._start
+
+
 class Tracker:
     """Follows faces through frames: `tracker(frame) -> Scene`, or `tracker.track(source)`.
 
@@ -85,6 +98,7 @@ class Tracker:
         self._detector = self._own(Detector(detector)) if isinstance(detector, str) else detector
         self.topology = topology_named(self.engine.card.topology)
         self.seconds = dict.fromkeys(("detect", "crop", "network", "maps", "smooth"), 0.0)
+        self._stage = {name: Stage(self.seconds, name) for name in self.seconds}.__getitem__
         self._looking = Looking(self.engine, self.topology, boundaries, self._stage)
         self._process, self._lock = os.getpid(), Lock()
         self.reset()
@@ -167,14 +181,6 @@ class Tracker:
                 "make the tracker in the process that uses it"
             )
         self._process, self._lock = os.getpid(), Lock()
-
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        start = perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] += perf_counter() - start
 
     def _changed(self, image: np.ndarray) -> Change:
         with self._stage("detect"):
@@ -320,7 +326,7 @@ def _share(name: str, value: Any) -> float:
 def _lenses(fov: float | Calibration | None) -> Callable[[int, int], Lens]:
     """What gives the lens of pictures of a width and a height. Raises TabrtError for a field of view that cannot be."""
     if fov is None:
-        return Lens.usual
+        return lru_cache(1)(Lens.usual)
     if isinstance(fov, Calibration):
         return fov.lens
     Lens.seeing(fov, 1, 1)
