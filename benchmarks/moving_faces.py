@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks import scenes, signals
 from tabrt.film import open_film
 from tabrt.measures import Lens, head_pose, rotation_of
-from tabrt.measures.head import EYE_DISTANCE, HEAD
+from tabrt.measures.head import EYE_DISTANCE, marked
 from tabrt.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -150,7 +150,8 @@ def turning(still: Track, angle: str, hertz: float) -> tuple[Track, Callable[[np
     distance = EYE_DISTANCE * lens.focal / scenes.EYE_DISTANCE
     points = []
     for now in value(still.times):
-        placed = HEAD @ rotation_of(**{**dict.fromkeys(TURNS, 0.0), angle: now}).T + (0, 0, distance)
+        rotation = rotation_of(**{**dict.fromkeys(TURNS, 0.0), angle: now})
+        placed = marked(rotation[2]) @ rotation.T + (0, 0, distance)
         points.append(placed[:, :2] / placed[:, 2:] * lens.focal + lens.centre)
     return replace(whole(still), points=np.stack(points) + noise), value
 

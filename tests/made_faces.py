@@ -7,7 +7,7 @@ import numpy as np
 from tabrt.faces import Face, Frame, Scene
 from tabrt.geometry import Box
 from tabrt.measures import Lens, Person, Sight, rotation_of
-from tabrt.measures.head import EYE_DISTANCE, HEAD
+from tabrt.measures.head import EYE_DISTANCE, HEAD, marked
 from tabrt.topology import WFLW98
 
 LENS = Lens.usual(640, 480)
@@ -18,8 +18,10 @@ AHEAD = (0.0, 0.0, 0.6)  # m
 def seen(
     yaw: float = 0, pitch: float = 0, roll: float = 0, at: tuple[float, float, float] = AHEAD, head: np.ndarray = HEAD
 ) -> np.ndarray:
-    """Where a head's points (98, 3) are seen: turned by angles against the camera's axes."""
-    placed = head @ rotation_of(yaw, pitch, roll).T + at
+    """Where a head's points (98, 3) are marked: turned by angles against the camera's axes."""
+    rotation = rotation_of(yaw, pitch, roll)
+    sight = rotation.T @ at / np.linalg.norm(at)
+    placed = (head + marked(sight) - HEAD) @ rotation.T + at
     return placed[:, :2] / placed[:, 2:] * LENS.focal + LENS.centre
 
 

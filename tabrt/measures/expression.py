@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tabrt.measures.head import EYE_DISTANCE, HEAD
+from tabrt.measures.head import EYE_DISTANCE, HEAD, marked
 from tabrt.measures.pose import Pose
 from tabrt.topology import WFLW98
 
@@ -96,7 +96,7 @@ def _weights() -> np.ndarray:
 
 _WEIGHTS = _weights()
 FLATTEST = 0.35  # cosine of the angle between a line of sight and the face
-_DEPTH = HEAD[:, 2] / EYE_DISTANCE
+_PLACES = HEAD[:, :2] / EYE_DISTANCE
 
 # Opposite points: three pairs of the lids of the right eye and of the left, then each eye's corners.
 _UPPER = np.array([61, 62, 63, 71, 70, 69, 60, 72])
@@ -117,7 +117,8 @@ def facing(points: np.ndarray, pose: Pose) -> np.ndarray:
     """Points (98, 2) in frame px, as they would lie on a head that faces the camera: (98, 2) in eye distances.
 
     Each point is taken back along its line of sight to the plane, parallel to the face, in which it lies on the mean
-    head; where that plane is seen from its edge, no farther than FLATTEST allows.
+    head; where that plane is seen from its edge, no farther than FLATTEST allows. How far points slide over a head that
+    turns is taken off.
     """
     rotation, lens = pose.unsighted, pose.lens
     sideways = rotation[:2] / lens.focal
@@ -125,8 +126,9 @@ def facing(points: np.ndarray, pose: Pose) -> np.ndarray:
     ahead = rotation[2] - across * sideways[0] - down * sideways[1]
     sight = points.astype(np.float64) @ sideways + ahead  # in the head's axes
     camera = pose.translation @ rotation * (-1 / EYE_DISTANCE)  # where it is, seen from the head
-    far = (_DEPTH - camera[2]) / np.maximum(sight[:, 2], FLATTEST)
-    return sight[:, :2] * far[:, None] + camera[:2]
+    places = marked(pose.rotation[2]) * (1 / EYE_DISTANCE)
+    far = (places[:, 2] - camera[2]) / np.maximum(sight[:, 2], FLATTEST)
+    return sight[:, :2] * far[:, None] + (_PLACES - places[:, :2] + camera[:2])
 
 
 def features(faced: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ eye corners.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 
@@ -50,3 +51,36 @@ def _table() -> np.ndarray:
 HEAD = _table()  # (98, 3)
 HEAD.flags.writeable = False
 EYE_DISTANCE = float(HEAD[72, 0] - HEAD[60, 0])  # m, between the outer corners
+
+# A turned head as the network marks it. What the turn hides it puts, as people do who label pictures, on the outline of
+# what is seen: points slide over the head as it turns. Means of pictures turned by known angles: docs/measures.md.
+# (19, 98, 4): by the angle from which the head is seen, 0, 5 … 90° to the picture's left: metres by which a point lies
+# off HEAD, and how sure its place is, 0…1.
+_TURNED = np.load(Path(__file__).with_name("turned.npy"), allow_pickle=False).astype(float)
+ANGLE = 5.0  # degrees between them
+
+
+def _marked() -> tuple[np.ndarray, np.ndarray]:
+    mirrored = _TURNED[:0:-1, WFLW98.mirror] * (-1, 1, 1, 1)
+    both = np.concatenate([mirrored, _TURNED])
+    return HEAD + both[..., :3], both[..., 3]
+
+
+MARKED, SURENESS = _marked()  # (37, 98, 3) metres and (37, 98), from −90 to 90°
+
+
+def side_of(x: float, y: float, z: float) -> tuple[int, float]:
+    """From which side a head is seen along a direction in its axes: the entry of MARKED before, and the share of the
+    way to the next."""
+    place = (math.degrees(math.atan2(-x, math.hypot(y, z))) + 90) / ANGLE
+    before = min(int(place), len(MARKED) - 2)
+    return before, place - before
+
+
+def marked(sight: np.ndarray) -> np.ndarray:
+    """(98, 3) metres: the points of the mean head as they are marked where it is seen along a direction.
+
+    sight (3,): of the line from the camera to the head, in the head's axes: the third row of a pose's rotation.
+    """
+    before, share = side_of(*sight.tolist())
+    return MARKED[before] + share * (MARKED[before + 1] - MARKED[before])

@@ -21,19 +21,20 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from tabrt.measures.head import EYE_DISTANCE, HEAD
+from tabrt.measures.head import ANGLE, EYE_DISTANCE, HEAD, MARKED, SURENESS, side_of
 from tabrt.measures.lens import Lens
 
 RIGID = np.array([60, 64, 68, 72, *range(51, 60)])  # eye corners and nose: what no expression moves
-JAW = np.arange(33)
+JAW = np.arange(0, 33, 2)
 JAW_WEIGHT = 0.2  # its points slide along the outline, but there are many of them and they calm the pose
-JAW_GONE = 60.0  # degrees of yaw from which the outline is not the jaw's any more
 USED = np.concatenate([RIGID, JAW])
 USUAL_SIZE = 0.05  # standard deviation of the rigid points over their distance: of a face at 0.6 m
 LEAST_CONFIDENCE = 0.05
-STEPS = 12  # of Gauss-Newton at most
+STEPS = 30  # of Gauss-Newton at most
 DONE = 3e-3  # radians, and shares of the distance, of a step after which there is no need of another …
 LONGEST = 0.5  # … and that one step may make
+SIDEWAYS = 1e-3  # least part of a line of sight across a profile: straight across, no turn brings it farther
+FARTHER = 30.0  # degrees that a second start is turned more
 LOST = 0.25  # eye distances, misfit of a pose from which a solution is sought anew
 
 
@@ -100,53 +101,66 @@ def head_pose(points: np.ndarray, confidence: np.ndarray, lens: Lens, last: Pose
     if found is None or found[2] > LOST:
         if not math.isfinite(float(seen.sum() + confidence.sum())):
             return None
-        start = _start(seen.T)
-        anew = None if start is None else _refine(seen, confidence, *start)
-        found = min((pose for pose in (found, anew) if pose is not None), key=lambda pose: pose[2], default=None)
+        tried = [found, *(_refine(seen, confidence, *start) for start in _starts(seen.T))]
+        found = min((pose for pose in tried if pose is not None), key=lambda pose: pose[2], default=None)
     if found is None:
         return None
     rotation, translation, misfit = found
     return Pose(_to_sight(translation) @ rotation, translation, rotation, lens, misfit)
 
 
-def _start(seen: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Rotation and translation from the rigid points alone, from no guess (SQPnP: Terzakis and Lourakis 2020).
+def _starts(seen: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rotations and translations from the rigid points alone, from no guess (SQPnP: Terzakis and Lourakis 2020).
 
-    They are seen as if from a usual distance, where the solver is at its best, and then moved away.
+    They are seen as if from a usual distance, where the solver is at its best, and then moved away. It takes a profile
+    for less of a turn than it is, as it does not know of points that slide: so the second start is turned farther.
     """
     rigid = seen[: len(RIGID)]
     middle = rigid.mean(axis=0)
     farther = USUAL_SIZE / max(float((rigid - middle).std()), 1e-12)
     try:
-        done, vector, near = cv2.solvePnP(
-            _MODEL[: len(RIGID)], (rigid - middle) * farther, np.eye(3), None, flags=cv2.SOLVEPNP_SQPNP
-        )
+        done, vector, near = cv2.solvePnP(_MODEL, (rigid - middle) * farther, np.eye(3), None, flags=cv2.SOLVEPNP_SQPNP)
     except cv2.error:
-        return None
+        return []
     if not done or not np.isfinite(vector).all() or near[2, 0] <= 0:
-        return None
+        return []
     distance = float(near[2, 0]) * farther
     translation = np.array([*(middle * distance + near[:2, 0]), distance])
-    return _to_sight(translation).T @ cv2.Rodrigues(vector)[0], translation
+    rotation = _to_sight(translation).T @ cv2.Rodrigues(vector)[0]
+    farther_round = rotation @ rotation_of(math.copysign(FARTHER, -float(rotation[2, 0])), 0, 0)
+    return [(rotation, translation), (farther_round, translation)]
 
 
-_MODEL = np.ascontiguousarray(HEAD[USED])
-_PLACES = np.ascontiguousarray(np.column_stack([_MODEL, np.ones(len(USED))]).T)  # (4, N) homogeneous
-_TURNED = np.cross(np.eye(3)[:, None], _MODEL).transpose(2, 0, 1).reshape(3, -1)  # (3, 3 N): by a turn about each axis
-_BASE = np.concatenate([np.ones(len(RIGID)), np.full(len(JAW), JAW_WEIGHT)])
+_MODEL = np.ascontiguousarray(HEAD[RIGID])
 _MIDDLE = len(USED) // 2
-_JAW_GONE = math.sin(math.radians(JAW_GONE))
+
+
+def _heads() -> np.ndarray:
+    """(37, 17, N): the head seen from each angle of MARKED. Rows: homogeneous places of the points; how they move with
+    a small turn about each of the head's axes; how they slide as the side changes from which it is seen; their weights.
+    """
+    places = MARKED[:, USED]
+    turned = np.cross(np.eye(3)[:, None, None], places)  # turn, angle, point, axis
+    # By axis of the head, then turn, so that one product brings them to the camera's axes.
+    moved = turned.transpose(1, 3, 0, 2).reshape(len(places), 9, -1)
+    slides = np.gradient(places, math.radians(ANGLE), axis=0).transpose(0, 2, 1)
+    weights = SURENESS[:, USED] * np.where(np.isin(USED, RIGID), 1.0, JAW_WEIGHT)
+    rows = [places.transpose(0, 2, 1), np.ones_like(weights)[:, None], moved, slides, weights[:, None]]
+    return np.concatenate(rows, axis=1)
+
+
+_HEADS = _heads()
+_STEPS = np.diff(_HEADS, axis=0)
 
 
 def _refine(
     seen: np.ndarray, confidence: np.ndarray, rotation: np.ndarray, translation: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, float] | None:
-    """Gauss-Newton on the weighed reprojection error of points (2, N) seen by a focal length of 1.
+    """Gauss-Newton on the weighed errors of points (2, N) seen by a focal length of 1, in metres in each point's plane.
 
     They are weighed anew each step: a point that lies farther off than most counts less, 1 / max(1, e / median e).
-    Errors are taken in the plane of each point and divided by its depth.
     """
-    base = _BASE * (confidence * confidence)
+    squared = confidence * confidence
     pose = np.empty((3, 4))
     pose[:, :3], pose[:, 3] = rotation, translation
     # A small turn about the head's axes, then a shift. That in depth counts as much as one aside: without that the
@@ -155,21 +169,25 @@ def _refine(
     moves = np.zeros((6, 2, len(USED)))
     moves[3, 0] = moves[4, 1] = 1
     moves[5] = -deep * seen
-    flat = moves.reshape(6, -1)
+    turns, flat = moves[:3].swapaxes(0, 1), moves.reshape(6, -1)
     for _ in range(STEPS):
-        placed = pose @ _PLACES
+        x, y, z = (pose[:, 3] @ pose[:, :3]).tolist()  # the line of sight in the head's axes
+        before, share = side_of(x, y, z)
+        head = _STEPS[before] * share
+        head += _HEADS[before]
+        placed = pose @ head[:4]
         depth = placed[2]
         if depth.min() <= 1e-3:
             return None
         away = placed[:2] - seen * depth
-        errors = np.hypot(away[0], away[1]) / depth
-        ordered = errors.copy()
-        ordered.partition(_MIDDLE)
-        near = float(pose[2, 3]) / depth
-        weights = base * near * near / np.maximum(errors * (1 / max(float(ordered[_MIDDLE]), 1e-9)), 1.0)
-        weights[len(RIGID) :] *= max(0.0, 1 - abs(float(pose[0, 2])) / _JAW_GONE)
-        turned = (pose[:, :3] @ _TURNED).reshape(3, 3, -1)  # axis of the camera, turn, point
-        np.subtract(turned[:2], seen[:, None] * turned[2], out=moves[:3].swapaxes(0, 1))
+        errors = np.hypot(away[0], away[1])
+        usual = max(float(np.partition(errors, _MIDDLE)[_MIDDLE]), 1e-9)
+        weights = head[16] * squared / np.maximum(errors * (1 / usual), 1.0)
+        turned = (pose[:, :3] @ head[4:13].reshape(3, -1)).reshape(3, 3, -1)  # axis of the camera, turn, point
+        slides, aside = pose[:, :3] @ head[13:16], max(math.hypot(y, z), SIDEWAYS * abs(x))
+        turned[:, 1] += slides * (z / aside)
+        turned[:, 2] -= slides * (y / aside)
+        np.subtract(turned[:2], seen[:, None] * turned[2], out=turns)
         weighed = (moves * weights).reshape(6, -1)
         solved, step = cv2.solve(weighed @ flat.T, weighed @ away.ravel(), flags=cv2.DECOMP_CHOLESKY)
         far = float(pose[2, 3])
@@ -183,16 +201,13 @@ def _refine(
         pose[:, 3] += (right * share, down * share, out * deep * share)
         if size < DONE:
             break
-    return pose[:, :3], pose[:, 3], _misfit(pose, seen, confidence)
+    return pose[:, :3], pose[:, 3], _misfit(errors, confidence)
 
 
-def _misfit(pose: np.ndarray, seen: np.ndarray, confidence: np.ndarray) -> float:
-    """Root mean square distance of the rigid points (2, N) from where a pose (3, 4) has them, in eye distances."""
-    count, sure = len(RIGID), confidence[: len(RIGID)]
-    placed = pose @ _PLACES[:, :count]
-    away = placed[:2] / placed[2] - seen[:, :count]
-    mean = float((away * away).sum(axis=0) @ sure) / float(sure.sum())
-    return math.sqrt(mean) * float(pose[2, 3]) / EYE_DISTANCE
+def _misfit(errors: np.ndarray, confidence: np.ndarray) -> float:
+    """Root mean square of the rigid points' errors (N,) in metres, weighed by their confidence, in eye distances."""
+    away, sure = errors[: len(RIGID)], confidence[: len(RIGID)]
+    return math.sqrt(float(away * away @ sure) / float(sure.sum())) / EYE_DISTANCE
 
 
 def _to_sight(translation: np.ndarray) -> np.ndarray:
