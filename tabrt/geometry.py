@@ -113,7 +113,7 @@ class Crop:
 
     def to_frame(self, points: np.ndarray) -> np.ndarray:
         """Points (..., 2) in crop px, to frame px."""
-        return points @ self._inverse[:, :2].T + self._inverse[:, 2]
+        return (points - (self.size - 1) / 2) @ self._inverse[:, :2].T + np.asarray(self.centre)
 
     def cut(self, image: np.ndarray, out: np.ndarray | None = None, border: int = cv2.BORDER_CONSTANT) -> np.ndarray:
         """Cut image uint8 (H, W, 3) BGR to uint8 (size, size, 3) RGB, into `out` if given.

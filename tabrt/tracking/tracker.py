@@ -42,6 +42,7 @@ SURE_SCORE = 0.85  # from here on a new face is believed at once; below, the det
 AGREED = 0.81
 CONFIRMING = 4
 AGREED_AT_ONCE = 0.92
+HOPELESS = 0.05  # what scores less when looked at twice is not looked at again; what became a face had 0.1 and more
 STILL_AGREED = 0.68  # of a face that has been confirmed
 REFUSED_SECONDS = 2.0  # before what was not confirmed is looked at again
 LOST_BY_A_FORK = {"openvino", "tensorrt", "torch", "mediapipe"}  # engines and detectors whose threads a child lacks
@@ -229,7 +230,7 @@ class Tracker:
         looks = self._looking(image, [self._looking.around(box) for box in new])
         # Looked at twice: the second crop lies as those of a followed face do.
         looks = self._again(image, looks)
-        unsure = [look for look in looks if look.score < SURE_SCORE]
+        unsure = [look for look in looks if HOPELESS <= look.score < SURE_SCORE]
         sure = [look for look in looks if look.score >= SURE_SCORE]
         return [*sure, *(self._best_of(image, look) for look in unsure)]
 
