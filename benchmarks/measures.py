@@ -1,7 +1,8 @@
 """Head pose, blinks and expression: against turned meshes, people at known poses, and blinks marked by people.
 
 Pose errors are in degrees. Points of the films and photographs are the tracker's, smoothed as they are by default;
-those of the turned meshes are exact, with noise on them, so that they judge the solver and the mean head alone.
+those of the turned meshes are exact, with noise on them, so that they judge the solver and the mean head alone. No
+network sees through a head: the solver expects hidden points on the outline, and exact ones lead it too far round.
 """
 
 from __future__ import annotations
