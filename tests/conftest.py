@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import logging
 import math
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -75,15 +77,78 @@ def environment(**changes: str) -> dict[str, str]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
-    """Run `tabrt` in an empty folder to its end: run("video", "in.mp4", …)."""
+    """Run `tabrt` in an empty folder to its end: run("video", "in.mp4", …).
 
-    def run(*arguments: object, timeout: float = 300, **options) -> subprocess.CompletedProcess:
-        options.setdefault("env", environment())
-        options.setdefault("stdin", subprocess.DEVNULL)
-        words = [*command(), *map(str, arguments)]
-        return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=timeout, **options)
+    In this process, for starting one takes longer than most of what is asked of it; with options of subprocess.run (an
+    environment, an input, a limit of its own) or alone=True in one of its own.
+    """
+
+    def run(*arguments: object, alone: bool = False, **options) -> subprocess.CompletedProcess:
+        words = list(map(str, arguments))
+        if not alone and not options:
+            return _run_here(words, tmp_path)
+        options = {"env": environment(), "stdin": subprocess.DEVNULL, "timeout": 300, **options}
+        return subprocess.run([*command(), *words], cwd=tmp_path, capture_output=True, text=True, **options)
 
     return run
+
+
+def _run_here(words: list[str], folder: Path) -> subprocess.CompletedProcess:
+    """What the command does in this process, which is afterwards as it was before."""
+    from tabrt import cli
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.chdir(folder))
+        for number in cli.ending_signals():
+            stack.callback(signal.signal, number, signal.getsignal(number))
+        stack.enter_context(pytest.MonkeyPatch.context()).setattr(sys, "argv", ["tabrt", *words])
+        stack.enter_context(_fresh_logging())
+        told = [stack.enter_context(_caught(number)) for number in (1, 2)]
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        output, error = (read() for read in told)
+    return subprocess.CompletedProcess(words, code, output, error)
+
+
+@contextlib.contextmanager
+def _caught(number: int) -> Iterator[Callable[[], str]]:
+    """What is written to a standard stream, by Python and by C, in place of showing it."""
+    name = {1: "stdout", 2: "stderr"}[number]
+    old, kept = getattr(sys, name), os.dup(number)
+    with tempfile.TemporaryFile() as file:
+        old.flush()
+        os.dup2(file.fileno(), number)
+        stream = os.fdopen(number, "w", encoding="utf-8", closefd=False)
+        setattr(sys, name, stream)
+
+        def read() -> str:
+            stream.flush()
+            file.seek(0)
+            return file.read().decode("utf-8", "backslashreplace").replace(os.linesep, "\n")
+
+        try:
+            yield read
+        finally:
+            setattr(sys, name, old)
+            stream.flush()
+            os.dup2(kept, number)
+            os.close(kept)
+
+
+@contextlib.contextmanager
+def _fresh_logging() -> Iterator[None]:
+    """A logging that nobody has set up yet."""
+    loggers = [logging.getLogger(), logging.getLogger("tabrt")]
+    before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
+    for logger in loggers:
+        logger.handlers.clear()
+        logger.setLevel(logging.NOTSET if logger.name == "tabrt" else logging.WARNING)
+    yield
+    for logger, level, handlers in before:
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session", autouse=True)
