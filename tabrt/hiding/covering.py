@@ -6,7 +6,7 @@ Here a head is reduced to a handful of colours, in a grid that moves, turns and 
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import cv2
 import numpy as np
@@ -17,37 +17,49 @@ from tabrt.hiding.regions import Region, rounded
 Mode = Literal["blur", "mosaic", "black"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
-VIEW = 96  # px of the square in which a cover is made
+VIEW = 96  # px of the square in which a cover is made …
+SMALL = 24  # … and of that in which its colours flow into each other
 SLACK = 0.03  # of a region's size: more than a px of that square, over which edges are interpolated
-CELLS = {"blur": 4, "mosaic": 5}  # colours along that square, about two across a face
+BLUR_CELLS = 4  # colours along a cover, about two across a face …
+MOSAIC_CELLS = 4.5  # … and along a region without its edge
 FEATHER = {"blur": 0.25, "mosaic": 0.12, "black": 0.08}  # of a region's size, outside of it
-GROWTH = (1.0, 1.0, 1.15, 1.3)  # of a region, by the strength of its cover
-STRONGEST = len(GROWTH) - 1
-RING = 0.35  # of a region's size: what lies around it, whose colours fill the strongest cover
-HATCH, STRIPE = 32, 9  # grey levels of the stripes of stronger covers, and their width in VIEW px
+
+
+class Step(NamedTuple):
+    """How a cover is made stronger. Detectors take a head's outline above shoulders for a face, whatever is in it: so
+    the edge grows wide and soft, and the colours become those around the head."""
+
+    size: float  # of the region, in its own
+    feather: float  # of a region's size, where that is more than the mode's own
+    around: float  # share of the colours around the head
+
+
+# Of 65 blurred heads of three films, those that it takes for faces most, a detector took 77 %, 55 %, 17 % and none.
+STEPS = Step(1.0, 0.0, 0.0), Step(1.15, 0.5, 0.5), Step(1.3, 0.5, 1.0), Step(1.3, 0.8, 1.0)
+STRONGEST = len(STEPS) - 1
 
 
 def cover(image: np.ndarray, region: Region, mode: Mode, strength: int = 0) -> None:
     """Hide a region of image uint8 (H, W, 3) BGR in place: all of it, with a soft edge outside.
 
-    strength: 0 is the mode alone. Detectors take a head's outline above shoulders for a face, whatever is in it: from 1
-    on stripes break it up, from 2 on the region grows, and 3 is filled with the colours around it alone.
+    strength: 0 is the mode alone, up to STRONGEST.
     """
-    region = region.grown(GROWTH[strength])
-    feather = RING if strength == STRONGEST else FEATHER[mode]
-    crop = Crop(region.centre, (1 + feather) * region.side, region.roll, size=VIEW)
+    step = STEPS[strength]
+    region = region.grown(step.size)
+    reach = 1 + max(step.feather, FEATHER[mode])
+    crop = Crop(region.centre, reach * region.side, region.roll, size=VIEW)
     window = _window(crop, image.shape)
     if window is None:
         return
     left, top, right, bottom = window
-    longer = max(region.half)
-    radius = rounded((region.half[0] / longer, region.half[1] / longer), VIEW, 1 + feather)
-    alpha = np.clip((1 + feather - radius) / (feather - SLACK), 0, 1) * 255
-    fill = _fill(image, crop, radius, mode, strength)
+    ratio = region.half[0] / max(region.half), region.half[1] / max(region.half)
+    alpha = np.clip((reach - rounded(ratio, VIEW, reach)) / (reach - 1 - SLACK), 0, 1)
+    alpha *= alpha * (3 - 2 * alpha) * 255
+    fill = _fill(image, crop, rounded(ratio, SMALL, reach), reach, mode, strength)
     matrix = crop.matrix
     matrix[:, 2] += matrix[:, :2] @ (left, top)
     size = right - left, bottom - top
-    how = cv2.INTER_NEAREST if mode == "mosaic" and strength < STRONGEST else cv2.INTER_LINEAR
+    how = cv2.INTER_NEAREST if mode == "mosaic" else cv2.INTER_LINEAR
     laid = cv2.warpAffine(fill, matrix, size, flags=how | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)
     mask = cv2.warpAffine(alpha.astype(np.uint8), matrix, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
     _blend(image[top:bottom, left:right], laid, mask)
@@ -65,40 +77,35 @@ def _window(crop: Crop, shape: tuple[int, ...]) -> tuple[int, int, int, int] | N
     return (left, top, right, bottom) if left < right and top < bottom else None
 
 
-def _fill(image: np.ndarray, crop: Crop, radius: np.ndarray, mode: Mode, strength: int) -> np.ndarray:
-    """(VIEW, VIEW, 3) BGR: what is laid over what the crop shows."""
-    if strength == STRONGEST:
-        return _striped(_surroundings(_seen(image, crop), radius), HATCH)
-    if mode == "black":
-        black = np.zeros((VIEW, VIEW, 3), np.uint8)
-        return _striped(black + np.uint8(HATCH), HATCH) if strength else black
-    cells = cv2.resize(_seen(image, crop), (CELLS[mode],) * 2, interpolation=cv2.INTER_AREA)
+def _fill(image: np.ndarray, crop: Crop, radius: np.ndarray, reach: float, mode: Mode, strength: int) -> np.ndarray:
+    """(VIEW, VIEW, 3) BGR: what is laid over what the crop shows. radius: (SMALL, SMALL) of the region in it."""
+    if mode == "black" and strength < STRONGEST:
+        return np.zeros((VIEW, VIEW, 3), np.uint8)
+    seen = cv2.cvtColor(crop.cut(image, border=cv2.BORDER_REPLICATE), cv2.COLOR_RGB2BGR)
+    around = 1.0 if mode == "black" else STEPS[strength].around
+    small = cv2.resize(seen, (SMALL, SMALL), interpolation=cv2.INTER_AREA).astype(np.float32)
+    flowing = _surroundings(small, radius) if around else small
+    cells = round(MOSAIC_CELLS * reach) if mode == "mosaic" else BLUR_CELLS
+    mean = cv2.resize((1 - around) * small + around * flowing, (cells, cells), interpolation=cv2.INTER_AREA)
     if mode == "mosaic":
-        fill = cv2.resize(cells, (VIEW, VIEW), interpolation=cv2.INTER_NEAREST)
-    else:
-        smooth = cv2.resize(cells, (VIEW, VIEW), interpolation=cv2.INTER_CUBIC)
-        fill = cv2.GaussianBlur(smooth, (0, 0), VIEW / CELLS[mode] / 2)
-    return _striped(fill, HATCH) if strength else fill
-
-
-def _seen(image: np.ndarray, crop: Crop) -> np.ndarray:
-    return cv2.cvtColor(crop.cut(image, border=cv2.BORDER_REPLICATE), cv2.COLOR_RGB2BGR)
+        return cv2.resize(_colours(mean), (VIEW, VIEW), interpolation=cv2.INTER_NEAREST)
+    smooth = cv2.resize(mean, (SMALL, SMALL), interpolation=cv2.INTER_CUBIC)
+    smooth = cv2.GaussianBlur(smooth, (0, 0), SMALL / cells / 2)
+    return _colours(cv2.resize(smooth, (VIEW, VIEW), interpolation=cv2.INTER_CUBIC))
 
 
 def _surroundings(view: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """The colours outside the region, flowing into it."""
+    """The colours outside the region, flowing into it: float32."""
     outside = (radius > 1 + SLACK).astype(np.float32)
-    spread = cv2.GaussianBlur(view * outside[..., None], (0, 0), VIEW / 4)
-    weight = cv2.GaussianBlur(outside, (0, 0), VIEW / 4)
-    flowing: np.ndarray = np.clip(spread / np.maximum(weight, 1e-3)[..., None], 0, 255).astype(np.uint8)
+    spread = cv2.GaussianBlur(view * outside[..., None], (0, 0), SMALL / 4)
+    weight = cv2.GaussianBlur(outside, (0, 0), SMALL / 4)
+    flowing: np.ndarray = spread / np.maximum(weight, 1e-3)[..., None]
     return flowing
 
 
-def _striped(fill: np.ndarray, levels: int) -> np.ndarray:
-    rows, columns = np.mgrid[:VIEW, :VIEW]
-    stripes = (rows + columns) // STRIPE % 2 * 2 - 1
-    striped: np.ndarray = np.clip(fill + (levels * stripes)[..., None], 0, 255).astype(np.uint8)
-    return striped
+def _colours(values: np.ndarray) -> np.ndarray:
+    colours: np.ndarray = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return colours
 
 
 def _blend(part: np.ndarray, laid: np.ndarray, mask: np.ndarray) -> None:

@@ -1,15 +1,15 @@
 """Hides faces in pictures, films and live: what the tracker follows, what only a detector sees, and what lies between.
 
-Privacy is judged by its worst frame. A detector looks at every picture before and after it is covered: a face that the
-tracker does not follow is hidden, too, and where a detector still takes a hidden head for a face, its cover is made
-stronger until it does not. What is left even then is told.
+Privacy is judged by its worst frame. A detector looks at every picture as it is covered: a face that the tracker does
+not follow is hidden, too, and where a detector still takes a hidden head for a face, its cover is made stronger until
+it does not. What is left even then is told.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
@@ -18,6 +18,7 @@ from tabrt.detection import Detector
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame, Scene
 from tabrt.geometry import Box, Crop
+from tabrt.hiding.carrying import Carrying
 from tabrt.hiding.covering import STRONGEST, Mode, cover
 from tabrt.hiding.regions import Region, corners
 from tabrt.hiding.report import Report
@@ -30,10 +31,23 @@ UNSURE_MARGIN = 0.25  # more, where only a detector saw it: of a profile it sees
 LIVE_REACH = 2.0  # seconds for which a lost head stays hidden where nobody can look ahead
 MOST_FACES = 100  # that are looked for
 MOST_HELD = 2**30  # bytes of pictures that wait
-ATTEMPTS = 8  # at covering one picture
+ATTEMPTS = 4  # at covering one picture with all that is found in it
+FOUND = 0.4  # score of a detector from which a hidden head is still taken for a face: it is none to the network, either
 CERTAIN = 0.5  # of what only a detector sees: clear faces reach 0.5 and more, hands 0.4 …
 POSSIBLE = 0.2  # … faces in the dark 0.2 to 0.4 for many frames, chairs and clothes 0.1
+REMEMBERED = 0.2  # seconds for which a close look at a place counts
+SAME_PLACE = 0.6  # intersection over union of two boxes that are one place
 LOOK = 64  # px of what is held against the picture before
+
+Hidden = list[tuple[Head, Region]]
+
+
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """What a detector saw when it looked at covers."""
+
+    covers: list[tuple[Region, int]]  # and their strengths
+    boxes: list[Box]
 
 
 class Hiding:
@@ -53,13 +67,16 @@ class Hiding:
         self._heads = Heads(LIVE_REACH)
         self._cuts, self._before = Cuts(), np.empty(0)
         self._shot = self._count = 0
+        self._carrying = Carrying(REACH)
+        self._checked: dict[int, Checked] = {}  # by the number of a moment that is yet to be hidden
+        self._asked: deque[tuple[Moment, Box, float]] = deque()  # close looks, and what came of them
 
     def __call__(self, image: np.ndarray, scene: Scene) -> None:
         """Hide the faces of a scene on its image, uint8 (H, W, 3) BGR, in place."""
         moment = self._moment(scene.frame)
         self._see(scene, moment)
         self._hide(image, scene.frame, moment)
-        self._heads.forget(moment)
+        self._forget(moment)
 
     def still(self, image: np.ndarray, scene: Scene) -> None:
         """As a call, for a picture that has nothing to do with the one before; looked at from all sides."""
@@ -69,6 +86,7 @@ class Hiding:
         self._see(scene, moment)
         self._search(scene, moment, still=True)
         self._hide(image, scene.frame, moment, still=True)
+        self._forget(moment)
 
     def film(self, scenes: Iterable[Scene]) -> Iterator[Scene]:
         """The scenes, a second late, with images in which the faces are hidden."""
@@ -90,6 +108,7 @@ class Hiding:
         moment = self._moment(scene.frame)
         self._see(scene, moment)
         self._search(scene, moment)
+        self._carrying(scene.frame.image, moment, self._heads)
         self.seconds += perf_counter() - start
         return moment
 
@@ -116,9 +135,14 @@ class Hiding:
     def _hidden(self, scene: Scene, moment: Moment) -> Scene:
         start, image = perf_counter(), scene.frame.image.copy()
         self._hide(image, scene.frame, moment)
-        self._heads.forget(moment)
+        self._forget(moment)
         self.seconds += perf_counter() - start
         return replace(scene, frame=replace(scene.frame, image=image))
+
+    def _forget(self, moment: Moment) -> None:
+        """Let go of what tells nothing of later moments."""
+        self._heads.forget(moment)
+        self._checked.pop(moment.number, None)
 
     # ------------------------------------------------------------------------------------------------------ seeing
 
@@ -153,46 +177,80 @@ class Hiding:
 
     def _search(self, scene: Scene, moment: Moment, still: bool = False) -> None:
         """Note where a detector sees more, with the known faces out of its way."""
-        known = [region for head in self._heads if (region := head.seen(moment)) is not None]
-        image = scene.frame.image.copy() if known else scene.frame.image
-        for region in known:
-            cover(image, region, "blur", 1)
-        boxes = self._searching(image, MOST_FACES, thorough=still)
+        raw = scene.frame.image
+        known = [(head, region) for head in self._heads if (region := head.seen(moment)) is not None]
+        _, boxes = self._covered(raw, known, moment, self._searching, still)
         if still:
-            boxes += self._searching.turned(image, MOST_FACES)
+            boxes = boxes + self._searching.turned(raw, MOST_FACES)
+        taken = [region for _, region in known]
         for box in boxes:
-            if any(region.holds(box.centre) for region in known):
+            if any(region.holds(box.centre) for region in taken):
                 continue
-            certainty = self._certainty(scene.frame.image, box)
+            certainty = self._certainty(raw, box, moment)
             if certainty >= POSSIBLE:
-                known.append(Region.around(box, self._margin + UNSURE_MARGIN))
-                self._heads.detected(moment, known[-1], certainty >= CERTAIN)
+                taken.append(Region.around(box, self._margin + UNSURE_MARGIN))
+                self._heads.detected(moment, taken[-1], certainty >= CERTAIN)
 
-    def _certainty(self, image: np.ndarray, box: Box) -> float:
+    def _certainty(self, image: np.ndarray, box: Box, moment: Moment) -> float:
         """How sure the detector is of a face in a box when it looks closely: 0…1."""
-        return self._searching.certainty(image, corners(box), box.roll)
+        while self._asked and moment.time - self._asked[0][0].time > 2 * REACH:
+            self._asked.popleft()
+        for when, place, certainty in reversed(self._asked):
+            near = when.shot == moment.shot and abs(when.time - moment.time) <= REMEMBERED
+            if near and place.overlap(box) >= SAME_PLACE:
+                return certainty
+        self._asked.append((moment, box, self._searching.certainty(image, corners(box), box.roll)))
+        return self._asked[-1][2]
 
     # ------------------------------------------------------------------------------------------------------ hiding
 
     def _hide(self, image: np.ndarray, frame: Frame, moment: Moment, still: bool = False) -> None:
-        """Cover all heads, stronger and stronger, until the detector sees none of them."""
+        """Cover all heads, and what more is found when they are covered."""
         raw = image.copy()
-        left = changed = doubtful = True
-        hidden: list[tuple[Head, Region]] = []
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                image[...] = raw
+        found = left = doubtful = True
+        hidden: Hidden = []
+        for _ in range(ATTEMPTS):
             hidden = list(self._hidden_regions(moment))
+            image[...], boxes = self._covered(raw, hidden, moment, self._checking, still)
+            seen = [(head, region) for head, region in hidden if head.seen(moment) is not None]
+            left = any(box.score >= FOUND and any(region.holds(box.centre) for _, region in seen) for box in boxes)
+            # Where a place was only guessed, what is seen may well be the cover alone.
+            known = [region for _, region in seen] + self._shown_regions(moment)
+            boxes = [box for box in boxes if not any(region.holds(box.centre) for region in known)]
+            certainties = [self._certainty(raw, box, moment) for box in boxes]
+            found, doubtful = max(certainties, default=0.0) >= CERTAIN, max(certainties, default=0.0) >= POSSIBLE
+            for box, certainty in zip(boxes, certainties, strict=True):
+                if certainty >= CERTAIN:
+                    self._heads.detected(moment, Region.around(box, self._margin + UNSURE_MARGIN))
+            if not found:
+                break
+        guessed = any(head.seen(moment) is None for head, _ in hidden)
+        self.report.add(frame, left or found, doubtful, guessed)
+
+    def _covered(
+        self, raw: np.ndarray, hidden: Hidden, moment: Moment, detector: Detector, still: bool
+    ) -> tuple[np.ndarray, list[Box]]:
+        """A picture with covers over hidden heads, stronger and stronger until the detector takes none of those that
+        were seen there for a face; and what it sees then."""
+        checked = self._checked.pop(moment.number, None)
+        while True:
+            image = raw.copy()
             for head, region in hidden:
                 cover(image, region, self._mode, head.strength)
-            shown = self._shown_regions(moment)
-            boxes = self._checking(image, MOST_FACES, thorough=still)
-            boxes = [box for box in boxes if not any(region.holds(box.centre) for region in shown)]
-            left, changed = self._strengthened(boxes, hidden, raw, moment)
-            doubtful = bool(boxes) and not left
-            if not changed:
-                break
-        self.report.add(frame, left, doubtful, any(head.seen(moment) is None for head, _ in hidden))
+            covers = [(region, head.strength) for head, region in hidden]
+            if checked is None or checked.covers != covers:
+                checked = Checked(covers, detector(image, MOST_FACES, thorough=still))
+            weak = {
+                head
+                for head, region in hidden
+                if head.strength < STRONGEST and head.seen(moment) is not None
+                if any(box.score >= FOUND and region.holds(box.centre) for box in checked.boxes)
+            }
+            if not weak:
+                self._checked[moment.number] = checked
+                return image, checked.boxes
+            for head in weak:
+                head.strength += 1
 
     def _hidden_regions(self, moment: Moment) -> Iterator[tuple[Head, Region]]:
         shown = self._shown_regions(moment)
@@ -208,24 +266,6 @@ class Hiding:
         heads = [head for head in self._heads if head.id in self._shown]
         places = (head.seen(moment) or head.between(moment, self._heads.seconds) for head in heads)
         return [region for region in places if region is not None]
-
-    def _strengthened(
-        self, boxes: list[Box], hidden: list[tuple[Head, Region]], raw: np.ndarray, moment: Moment
-    ) -> tuple[bool, bool]:
-        """Cover more where a detector found something; whether it found a face, and whether more was done."""
-        left = changed = False
-        for box in boxes:
-            seen = [head for head, region in hidden if region.holds(box.centre) and head.seen(moment) is not None]
-            for head in seen:
-                if head.strength < STRONGEST:
-                    head.strength += 1
-                    changed = True
-            # Where a place was only guessed, what is seen may well be the cover alone.
-            if not seen and self._certainty(raw, box) >= CERTAIN:
-                self._heads.detected(moment, Region.around(box, self._margin + UNSURE_MARGIN))
-                left = changed = True
-            left |= bool(seen)
-        return left, changed
 
 
 def _is_known(moment: Moment, now: Moment) -> bool:

@@ -11,6 +11,7 @@ from tabrt.geometry import Box
 
 FOREHEAD = 0.35  # face sides above the brows, where the points end
 NARROWEST = 0.8  # of a head's width over its height: a profile's points leave out the back of the head
+INNER = 0.7  # of a region's half sides: where it is sampled
 POWER = 2.5  # of the superellipse: 2 is an ellipse, whose corners would cut off jaws and temples
 
 
@@ -66,6 +67,13 @@ class Region:
         )
         turn = math.remainder(other.roll - self.roll, math.tau)
         return Region((centre[0], centre[1]), (half[0], half[1]), self.roll + share * turn)
+
+    def grid(self, count: int) -> np.ndarray:
+        """(count², 2): points spread over what lies well inside."""
+        places = np.linspace(-INNER, INNER, count)
+        square = np.stack(np.meshgrid(places, places), axis=-1).reshape(-1, 2)
+        spread: np.ndarray = square * self.half @ _turn(self.roll).T + self.centre
+        return spread
 
     def radius(self, points: np.ndarray) -> np.ndarray:
         """How far points (N, 2) lie from the centre, in the region's own size: (N,), 1 on its edge."""

@@ -9,6 +9,7 @@ from tabrt.faces import Frame
 
 MOST_NAMED = 8  # stretches of frames, in a line
 MOST_KEPT = 10_000  # frames, of a run for days
+TOGETHER = 0.25  # seconds between two frames of one stretch, at most
 
 
 @dataclass
@@ -18,7 +19,7 @@ class Report:
     frames: int = 0
     guessed: int = 0  # frames in which a head was hidden that nobody saw there
     left: list[tuple[int, float]] = field(default_factory=list)  # index and time of frames that still show a face
-    doubtful: list[tuple[int, float]] = field(default_factory=list)  # … in which something else may be one
+    doubtful: list[tuple[int, float]] = field(default_factory=list)  # … that show what may be one
     ids: set[int] = field(default_factory=set)  # that the tracker gave
     shortened: bool = False  # whether less than a second was looked ahead
 
@@ -48,9 +49,7 @@ class Report:
             lines.append(f"looked at again, hidden: the detector finds no face in {self._all()}")
         if self.doubtful:
             named = self._named(self.doubtful)
-            lines.append(
-                f"worth a look: what may be hands, say, and is no face from close by, is one from afar in {named}"
-            )
+            lines.append(f"worth a look: something that is not hidden may be a face, or a hand, say, in {named}")
         return lines
 
     def _all(self) -> str:
@@ -68,10 +67,10 @@ Stretch = tuple[tuple[int, float], tuple[int, float]]  # the first and the last 
 
 
 def _stretches(frames: list[tuple[int, float]]) -> list[Stretch]:
-    """Runs of frames one after the other."""
+    """Runs of frames with hardly a gap."""
     stretches: list[Stretch] = []
     for frame in frames:
-        if stretches and frame[0] - stretches[-1][1][0] == 1:
+        if stretches and (frame[0] - stretches[-1][1][0] == 1 or frame[1] - stretches[-1][1][1] <= TOGETHER):
             stretches[-1] = stretches[-1][0], frame
         else:
             stretches.append((frame, frame))

@@ -34,18 +34,27 @@ class Moment:
         return near and self.shot == other.shot
 
 
-@dataclass
+@dataclass(eq=False)
 class Head:
     """The sightings of one head, in order."""
 
     id: int  # the tracker's; 0 of one that only a detector saw
     sightings: list[tuple[Moment, Region]] = field(default_factory=list)
+    carried: dict[int, Region] = field(default_factory=dict)  # by a moment's number: unseen, but its picture is there
+    traced: bool = False  # whether it was carried back from its first sighting
     strength: int = 0  # of its cover
     believed: bool = True  # to be a head; one that a detector is unsure of is not, until it has been seen for long
 
     def seen(self, moment: Moment) -> Region | None:
         """The region at a moment in which it was seen, else None."""
         return next((region for when, region in reversed(self.sightings) if when.number == moment.number), None)
+
+    @property
+    def reach(self) -> float:
+        """Seconds for which something is guessed of it where it is not seen; 0 for nothing."""
+        if self.id:
+            return REACH
+        return DETECTED_REACH if len(self.sightings) >= ENOUGH else 0.0
 
     def between(self, moment: Moment, seconds: float) -> Region | None:
         """The region at a moment between two sightings that both reach it, grown as far as it may have strayed."""
@@ -58,12 +67,18 @@ class Head:
 
     def regions(self, moment: Moment, seconds: float) -> Iterator[Region]:
         """All that is to be hidden of it at a moment. seconds: how far a sighting reaches."""
-        sure = self.seen(moment) or self.between(moment, seconds)
-        if sure is not None:
-            yield sure
+        seen = self.seen(moment)
+        if seen is not None:
+            yield seen
+            return
+        if moment.number in self.carried:
+            yield self.carried[moment.number]
+        between = self.between(moment, seconds)
+        if between is not None:
+            yield between
             return
         if not self.id:
-            seconds = DETECTED_REACH if len(self.sightings) >= ENOUGH else 0.0
+            seconds = self.reach
         for nearest, direction in zip(self._nearest(moment, seconds), (1, -1), strict=True):
             if nearest is not None:
                 when, region = nearest
@@ -140,6 +155,7 @@ class Heads:
             head.sightings = [
                 each for each in head.sightings if each[0].number > moment.number or self._counts(each[0], moment)
             ]
+            head.carried = {number: region for number, region in head.carried.items() if number > moment.number}
         self._heads = [head for head in self._heads if head.sightings]
 
     def _counts(self, when: Moment, moment: Moment) -> bool:
