@@ -109,9 +109,9 @@ def carried(region: Region, here: Glance, there: Glance) -> Region | None:
     points = points[((points >= 0) & (points <= np.array(here.grey.shape[::-1]) - 1)).all(axis=1)].astype(np.float32)
     if len(points) < FEWEST or here.grey.shape != there.grey.shape:
         return None
-    moved, found, _ = cv2.calcOpticalFlowPyrLK(here.grey, there.grey, points, None, winSize=WINDOW)
-    back, returned, _ = cv2.calcOpticalFlowPyrLK(there.grey, here.grey, moved, None, winSize=WINDOW)
-    kept = (found & returned).ravel().astype(bool) & (np.linalg.norm(back - points, axis=1) < STEADY)
+    moved, found = _flow(here, there, points)
+    back, returned = _flow(there, here, moved)
+    kept = found & returned & (np.linalg.norm(back - points, axis=1) < STEADY)
     if kept.mean() < ENOUGH:
         return None
     points, moved = points[kept], moved[kept]
@@ -120,6 +120,12 @@ def carried(region: Region, here: Glance, there: Glance) -> Region | None:
     now = np.median(np.linalg.norm(moved - np.median(moved, axis=0), axis=1))
     resized = float(np.clip(now / max(spread, 1e-3), *RESIZED))
     return region.moved(middle).grown(resized)
+
+
+def _flow(here: Glance, there: Glance, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where points (N, 2) went, and which were found (N,)."""
+    moved, found, _ = cv2.calcOpticalFlowPyrLK(here.grey, there.grey, points, np.empty(0), winSize=WINDOW)
+    return np.asarray(moved), np.asarray(found).ravel() > 0
 
 
 def _alike(one: np.ndarray, other: np.ndarray) -> bool:
