@@ -25,9 +25,14 @@ WIDTHS: dict[str, Sizes] = {
 DEFAULT_WIDTH = "lite"
 DEFAULT_MODEL = "tab1-lite"
 WHY_DEFAULT = "nearly as exact as tab2-lite, in two thirds of its time"
-SHIPPED = ("tab1-lite", "tab2-lite")  # models that are in the package
+SHIPPED = ("tab1-lite", "tab2-lite", "tab2-base")  # models that are in the package, the cheapest first
 
 
 def variant_name(hourglasses: int, width: str) -> str:
     """`tab1-lite` of one hourglass and width lite; the paper's full width goes without saying: `tab2`."""
     return f"tab{hourglasses}" + ("" if width == "full" else f"-{width}")
+
+
+def usual_hourglasses(width: str) -> int:
+    """Those of the first model of a width that ships; 1 where none does."""
+    return next((count for count in (1, 2) if variant_name(count, width) in SHIPPED), 1)

@@ -31,6 +31,11 @@ def test_every_width_is_a_network_and_knows_its_name(width: str):
             _ = options.model_name
 
 
+def test_a_width_alone_names_the_model_of_it_that_ships():
+    assert NetworkOptions(width="base").model_name == "tab2-base"
+    assert NetworkOptions(width="lite").model_name == NetworkOptions().model_name == DEFAULT_MODEL
+
+
 def test_what_ships_is_what_engines_offer():
     assert tuple(MODELS) == SHIPPED
     assert DEFAULT_MODEL in SHIPPED

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hi
 import typer
 
 from tabrt.errors import TabrtError
-from tabrt.variants import DEFAULT_MODEL, DEFAULT_WIDTH, SHIPPED, WIDTHS, variant_name
+from tabrt.variants import DEFAULT_MODEL, DEFAULT_WIDTH, SHIPPED, WIDTHS, usual_hourglasses, variant_name
 
 if TYPE_CHECKING:
     from tabrt.hiding import Hiding
@@ -70,7 +70,8 @@ class NetworkOptions:
         """
         if self.model is not None:
             return self.model
-        name = variant_name(self.hourglasses or 1, self.width or DEFAULT_WIDTH)
+        width = self.width or DEFAULT_WIDTH
+        name = variant_name(self.hourglasses or usual_hourglasses(width), width)
         if name not in SHIPPED:
             given = {"--hourglasses": self.hourglasses, "--width": self.width}
             asked = " ".join(f"{option} {value}" for option, value in given.items() if value is not None)
