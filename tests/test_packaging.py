@@ -201,7 +201,8 @@ def test_the_source_archive_carries_whatever_its_tests_are_about():
     sdist = pytest.importorskip("hatchling.builders.sdist", reason="the build backend is not installed here")
     carried = {each.distribution_path for each in sdist.SdistBuilder(str(ROOT)).recurse_included_files()}
     for room in ("tabrt", "tests", "training", "export", "benchmarks", "examples", "docs"):
-        there = {path.relative_to(ROOT).as_posix() for path in (ROOT / room).rglob("*.py")}
+        paths = (path.relative_to(ROOT) for path in (ROOT / room).rglob("*.py"))
+        there = {path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)}
         assert there and there - carried == set()
     at_the_top = {"README.md", "CONTRIBUTING.md", "Makefile", "Dockerfile", "mkdocs.yml", "pyproject.toml"}
     assert {*at_the_top, ".ci/run", "tools/try-release"} - carried == set()
