@@ -12,7 +12,6 @@ from tabrt.variants import WIDTHS
 STEMS = ("vgg", "fan", "resnet", "slim", "short")
 FEATURES = ("multi", "single")
 HOURGLASS_DEPTH = 4
-_USUAL = {"crop_size": CROP_SIZE, "top": True}  # of a width that does not say otherwise
 
 
 @dataclass(frozen=True)
@@ -85,8 +84,8 @@ class TabConfig:
     @property
     def width(self) -> str:
         """The name in WIDTHS that these sizes have, or `custom`."""
-        named = (name for name, values in WIDTHS.items() if self == replace(self, **(_USUAL | values)))
-        return next(named, "custom")
+        rest = {name: getattr(self, name) for name in ("topology", "hourglasses", "features", "fusion")}
+        return next((name for name in WIDTHS if self == TabConfig.of_width(name, **rest)), "custom")
 
     @property
     def points(self) -> int:

@@ -187,7 +187,7 @@ def slim_stem(channels: int) -> nn.Sequential:
 
 def short_stem(channels: int) -> nn.Sequential:
     """The two strided convolutions of `slim` alone."""
-    return slim_stem(channels)[:6]
+    return nn.Sequential(*list(slim_stem(channels))[:6])
 
 
 def _conv_bn_relu(channels_in: int, channels_out: int, kernel: int, stride: int = 1) -> list[nn.Module]:
