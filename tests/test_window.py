@@ -151,6 +151,8 @@ print(run.status.quit)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with ended(subprocess.Popen([sys.executable, "-c", text], env=environment, text=True, **pipes)) as process:
         assert process.stdout.readline() == "shown\n", process.stderr.read()
+        # Nobody looks at the screen while the window opens: under Xvfb it may then stay blank.
+        xdotool(screen, "search", "--sync", "--onlyvisible", "--name", "tabrt: ")
         yield process
 
 
