@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -161,3 +162,9 @@ def test_every_package_that_commands_need_is_looked_for():
         for name in names(needed)
     }
     assert optional - {*doctor.RUNTIME, *doctor.OPTIONAL} == set()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mediapipe") is None, reason="MediaPipe is not installed")
+def test_mediapipe_starts_without_a_word_of_its_own(capfd):
+    assert doctor.detector_state("mediapipe") == "runs"
+    assert capfd.readouterr().err == ""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -187,16 +189,30 @@ def _tensorrt_state() -> str:
 def detector_state(runtime: str) -> str:
     """Whether the face detector runs here."""
     try:
-        detector = Detector(runtime)
-        try:
-            detector(np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8), 1)
-        finally:
-            detector.close()
+        with _libraries_silent():
+            detector = Detector(runtime)
+            try:
+                detector(np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8), 1)
+            finally:
+                detector.close()
     except TabrtError as problem:
         return f"no: {problem}"
     except Exception as problem:  # a broken install must not end the report
         return f"no: {missing_library(problem) or first_line(problem)}"
     return "runs"
+
+
+@contextmanager
+def _libraries_silent() -> Iterator[None]:
+    """Keep what libraries write to standard error, past Python, out of the report."""
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def read_card(path: Path) -> ModelCard:
