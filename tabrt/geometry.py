@@ -120,28 +120,30 @@ class Crop:
 
         border: what is seen beyond the frame, by OpenCV's names; black, unless told.
         """
-        inverse = self._inverse
-        halvings = int(math.log2(max(1.0, self.side / self.size)))
-        if halvings:  # averaged first: bilinear alone would skip pixels, and alias
-            image, inverse = self._halved(image, halvings)
+        part, inverse = self._seen(image)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        cut = cv2.warpAffine(image, inverse, (self.size, self.size), flags=flags, borderMode=border)
-        return cv2.cvtColor(cut, cv2.COLOR_BGR2RGB, dst=out)
+        return cv2.warpAffine(part, inverse, (self.size, self.size), dst=out, flags=flags, borderMode=border)
 
-    def _halved(self, image: np.ndarray, halvings: int) -> tuple[np.ndarray, np.ndarray]:
-        """What the crop sees of an image, halved so many times, and `_inverse` to its pixels."""
+    def _seen(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The part of an image that the crop sees, in RGB, and `_inverse` to its pixels.
+
+        It is halved until bilinear sampling skips no pixels, or it would alias. A copy in any case: a warp reads here
+        and there, which is slow in memory that is in no cache yet.
+        """
+        halvings = int(math.log2(max(1.0, self.side / self.size)))
         shrink = 2**halvings
         reach = self.side / 2 * (abs(math.cos(self.roll)) + abs(math.sin(self.roll))) + shrink
         left, right = _span(self.centre[0], reach / self.pixel_aspect, image.shape[1], shrink)
         top, bottom = _span(self.centre[1], reach, image.shape[0], shrink)
         if right <= left or bottom <= top:
-            return image, self._inverse
-        small = image[top:bottom, left:right]
+            return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), self._inverse
+        part = image[top:bottom, left:right]
         for _ in range(halvings):  # by three or four at once OpenCV takes five times as long
-            small = cv2.resize(small, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+            part = cv2.resize(part, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
         # The centre of small pixel 0 lies (shrink - 1) / 2 into the part.
         inside = (shrink - 1) / 2
-        return small, (self._inverse - [[0, 0, left + inside], [0, 0, top + inside]]) / shrink
+        inverse = (self._inverse - [[0, 0, left + inside], [0, 0, top + inside]]) / shrink
+        return cv2.cvtColor(part, cv2.COLOR_BGR2RGB), inverse
 
 
 def _span(centre: float, reach: float, size: int, multiple: int) -> tuple[int, int]:

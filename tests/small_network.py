@@ -13,7 +13,7 @@ from torch import nn
 
 from tabrt.card import ModelCard
 from tabrt.engines.engine import MODEL_FOLDER
-from tabrt.geometry import Crop
+from tabrt.geometry import CROP_SIZE, Crop
 from tabrt.network import Tab, TabConfig
 from tabrt.network.checkpoint import save_checkpoint
 from tabrt.network.tab import normalise
@@ -22,13 +22,14 @@ FILM = Path(__file__).parents[1] / "tabrt" / "demo" / "pexels_face.mp4"
 
 
 @functools.cache
-def face_crops(count: int = 8) -> np.ndarray:
-    """Crops uint8 (count, 256, 256, 3) RGB around the face in the first frames of the demo film."""
+def face_crops(count: int = 8, size: int = CROP_SIZE) -> np.ndarray:
+    """Crops uint8 (count, size, size, 3) RGB around the face in the first frames of the demo film."""
     with av.open(str(FILM)) as film:
         frames = [
             frame.to_ndarray(format="bgr24") for _, frame in zip(range(count), film.decode(video=0), strict=False)
         ]
-    return np.stack([Crop((415.0 + i, 190.0), 300.0 + 4 * i, 0.02 * i).cut(f) for i, f in enumerate(frames)])
+    crops = [Crop((415.0 + i, 190.0), 300.0 + 4 * i, 0.02 * i, size=size) for i in range(len(frames))]
+    return np.stack([crop.cut(frame) for crop, frame in zip(crops, frames, strict=True)])
 
 
 @functools.cache

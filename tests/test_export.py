@@ -374,7 +374,8 @@ def test_a_shipped_model_is_its_checkpoint(path: Path):
     truth = load_engine(shipped_checkpoint(path.stem.removesuffix(f"-{precision}")), "torch", device="cpu")
     shipped = load_engine(path, "onnxruntime", device="cpu")
     assert shipped.card == replace(truth.card, precision=precision)
-    shift = Shift.between(truth(face_crops(2)), shipped(face_crops(2)), truth.card)
+    crops = face_crops(2, truth.card.crop_size)
+    shift = Shift.between(truth(crops), shipped(crops), truth.card)
     assert shift.objection(precision) is None
 
 

@@ -91,3 +91,17 @@ def test_a_crop_of_another_size_shows_the_same_part(size: int):
     assert picture.shape == (size, size, 3)
     found = np.argwhere(picture[..., 0] > 127).mean(axis=0)[::-1]
     np.testing.assert_allclose(found, crop.to_crop(np.array([230.0, 170.0])), atol=0.4)
+
+
+@pytest.mark.parametrize("border", [cv2.BORDER_CONSTANT, cv2.BORDER_REPLICATE])
+@pytest.mark.parametrize("centre", [(160.0, 120.0), (3.2, 236.7), (318.0, -4.0), (-90.0, -90.0)])
+@pytest.mark.parametrize("roll", [0.0, 0.3, -2.4])
+def test_a_crop_is_a_warp_of_the_whole_picture(centre: tuple[float, float], roll: float, border: int):
+    image = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
+    crop = Crop(centre, 150.0, roll, size=128)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    whole = cv2.warpAffine(image, crop._inverse, (128, 128), flags=flags, borderMode=border)
+    assert (crop.cut(image, border=border) == whole[..., ::-1]).all()
+    out = np.empty((2, 128, 128, 3), np.uint8)
+    crop.cut(image, out[1], border)
+    assert (out[1] == whole[..., ::-1]).all()
