@@ -16,7 +16,7 @@ from training import empty
 from training.augment import HARD
 from training.batches import Crops
 from training.empty import make_empty
-from training.sets import FaceSet, empty_pictures, held_out
+from training.sets import FaceSet, drawn_pictures, empty_pictures, held_out
 
 
 @pytest.fixture
@@ -82,3 +82,15 @@ def test_a_batch_says_that_such_a_picture_has_no_boundaries(faces, tmp_path):
         pixels, points, maps, known = crops[("empty", seed % len(made), seed)]
         assert pixels.shape == (256, 256, 3) and np.isnan(points).all()
         assert not maps.any() and known.all()
+
+
+def test_drawn_faces_are_always_the_same_all_different_and_without_a_point():
+    drawn = drawn_pictures()
+    one, again, other = drawn.read(3), drawn_pictures().read(3), drawn.read(4)
+    assert one.shape == (352, 352, 3) and one.dtype == np.uint8
+    assert (one == again).all() and (one != other).any()
+    assert np.isnan(drawn.points).all()
+    assert 0.05 < held_out(drawn.names).mean() < 0.15
+    assert all(drawn.read(i).std() > 10 for i in range(60))
+    *_, maps, known = Crops({"drawn": drawn}, HARD)[("drawn", 3, 0)]
+    assert not maps.any() and known.all()

@@ -88,7 +88,8 @@ RECIPES["broad"] = replace(
     distance_weight=1.0,
     mixture={
         "human": 0.28, "infants": 0.05, "allage": 0.06, "utkface": 0.03, "facemask": 0.06, "video": 0.05,
-        "frontal": 0.06, "profiles": 0.13, "fgnet": 0.06, "wider": 0.05, "turned": 0.12, "empty": 0.05,
+        "frontal": 0.06, "profiles": 0.13, "fgnet": 0.06, "wider": 0.05, "turned": 0.12, "empty": 0.03,
+        "drawn": 0.02,
     },
 )  # fmt: skip
 # What follows that: back towards portraits and the labels of people, keeping what was learnt.
@@ -98,8 +99,9 @@ RECIPES["settle"] = replace(
     phases=(Phase("all", samples=24_000, learning_rate=4e-4, warmup=100, learning_rate_end=5e-6),),
     augmentation=FIRM,
     mixture={
-        "human": 0.40, "infants": 0.07, "allage": 0.06, "utkface": 0.02, "facemask": 0.05, "video": 0.04,
-        "frontal": 0.04, "profiles": 0.11, "fgnet": 0.06, "wider": 0.03, "turned": 0.08, "empty": 0.04,
+        "human": 0.39, "infants": 0.07, "allage": 0.06, "utkface": 0.02, "facemask": 0.05, "video": 0.04,
+        "frontal": 0.04, "profiles": 0.11, "fgnet": 0.06, "wider": 0.03, "turned": 0.08, "empty": 0.03,
+        "drawn": 0.02,
     },
 )  # fmt: skip
 # The same as broad for a wider network, which teaches the others. Grown from a narrow one by --start.

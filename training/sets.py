@@ -16,13 +16,15 @@ import numpy as np
 
 from tabrt.errors import TabrtError
 from tabrt.topology import IBUG68, WFLW98, Topology
+from training.drawn import SIDE, draw_face
 from training.metrics import box_size, eye_distance
 
 SHARED_SETS = ("human", "allage", "utkface", "facemask", "video")
 LATER_SETS = ("cfp", "fgnet", "wider")  # taken where they lie beside the others
 TURNED = "turned.zip"  # in the cache, where `python -m training turn` has made it
 EMPTY = "empty.zip"  # likewise, by `python -m training empty`: pictures without a face
-CROP_SIDE = 352  # px of the pictures in the zips
+CROP_SIDE = SIDE  # px of the pictures in the zips
+DRAWN = 2000  # drawn faces
 _WHOLE = (36, 36, 316, 316)  # the box whose crop is nearly all of such a picture
 _MAX_LABEL_BYTES = 2**28
 _QUALITY = 90  # of the WebP that is written
@@ -126,13 +128,25 @@ def shared_faces(root: Path, cache: Path) -> tuple[dict[str, FaceSet], FaceSet]:
     if (cache / EMPTY).is_file():
         empty = empty_pictures(cache)
         sets["empty"] = empty.subset(~held_out(empty.names))
+        drawn = drawn_pictures()
+        sets["drawn"] = drawn.subset(~held_out(drawn.names))
     return {name: faces for name, faces in sets.items() if len(faces)}, shared_validation(root, cache)
 
 
 def empty_pictures(cache: Path) -> FaceSet:
     """All that `python -m training empty` has made; the whole of each picture is looked at."""
     empty = load_zip(cache / EMPTY, cache)[0]
-    return replace(empty, boxes=np.tile(np.array(_WHOLE, np.float32), (len(empty), 1)), boxed="whole pictures")
+    return _seen_whole(empty)
+
+
+def drawn_pictures() -> FaceSet:
+    """Drawn faces, without a point, made anew each time they are read: the same ones always."""
+    names = np.array([f"drawn_{number:05}" for number in range(DRAWN)])
+    return _seen_whole(FaceSet("drawn", WFLW98, names, np.full((DRAWN, 98, 2), np.nan, np.float32), draw_face))
+
+
+def _seen_whole(faces: FaceSet) -> FaceSet:
+    return replace(faces, boxes=np.tile(np.array(_WHOLE, np.float32), (len(faces), 1)), boxed="whole pictures")
 
 
 def turned_from_held_out(names: np.ndarray) -> np.ndarray:
