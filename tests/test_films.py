@@ -360,6 +360,19 @@ def finished(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("films_of_ids", [False, True])
+def test_crops_that_are_not_all_there_are_cut_again(clip: Path, tmp_path: Path, films_of_ids: bool):
+    crops = tmp_path / "crops"
+    places = {"landmarks": str(tmp_path / "a.jsonl"), "crops": str(crops)}
+    wanted = VideosOptions(sources=[str(clip)], crop_films=films_of_ids, skip_finished=True, **places)
+    films(wanted)
+    assert [len(jobs) for jobs in planned(wanted)] == [0, 1]
+    next(crops.glob("**/*.mp4" if films_of_ids else "**/*.png")).unlink()
+    assert [len(jobs) for jobs in planned(wanted)] == [1, 0]
+    films(wanted)
+    assert [len(jobs) for jobs in planned(wanted)] == [0, 1]
+
+
 def _another_film(folder: Path) -> None:
     data = bytearray((folder / "a.mp4").read_bytes())
     data[-1] ^= 1

@@ -27,6 +27,7 @@ from tabrt.film import open_film, read_image
 from tabrt.geometry import Crop
 from tabrt.heatmaps import decode
 from tabrt.hiding import MODES, Hiding, Region, cover
+from tabrt.hiding.covering import STRONGEST
 from tabrt.hiding.report import Report
 from tabrt.sinks import read_landmarks
 from tabrt.topology import WFLW98
@@ -114,6 +115,33 @@ def test_a_cover_keeps_a_handful_of_colours_only():
         inside = Region((120, 120), (60, 70)).radius(grid(one)) <= 1
         difference = np.abs(covered[0].astype(int) - covered[1]).reshape(-1, 3)[inside]
         assert difference.max() <= 6
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_stronger_cover_shows_less_and_stays_with_the_head(mode):
+    """However strong it is: of the region one or two colours are left, and what lies far from it is as it was."""
+    noise = np.random.default_rng(1).integers(0, 256, (240, 320, 3), np.uint8)
+    region = Region((150, 110), (40, 50), 0.6)
+    radius = region.radius(grid(noise))
+    for strength in range(1, STRONGEST + 1):
+        covered = noise.copy()
+        cover(covered, region, mode, strength)
+        flat, before = covered.reshape(-1, 3), noise.reshape(-1, 3)
+        _, counts = np.unique(flat[radius <= 1], axis=0, return_counts=True)
+        assert np.sort(counts)[-2:].sum() > 0.95 * counts.sum()  # but for the line between the two
+        changed = (flat != before).any(axis=1)
+        assert changed.sum() < 2.6 * (radius <= 1).sum() and not changed[radius > 2].any()
+
+
+def test_a_large_cover_hides_to_the_edge_of_its_region_as_a_small_one_does():
+    noise = np.random.default_rng(1).integers(0, 256, (1000, 1400, 3), np.uint8)
+    region = Region((700, 520), (290, 370), 0.3)
+    for mode in MODES:
+        covered = noise.copy()
+        cover(covered, region, mode)
+        inside = region.radius(grid(noise)) <= 1
+        fine = cv2.Laplacian(covered, cv2.CV_32F).reshape(-1, 3)[inside].std()
+        assert fine < 0.1 * cv2.Laplacian(noise, cv2.CV_32F).std()
 
 
 def test_the_region_holds_all_points_the_forehead_and_turns_with_the_face():
@@ -258,6 +286,18 @@ def test_a_face_that_the_tracker_does_not_know_is_hidden_where_the_detector_sees
         hiding.still(image, scene)
         assert detector(portrait, 5) and not detector(image, 5)
     assert not hiding.report.left
+
+
+def test_the_body_below_a_hidden_head_is_not_hidden_as_a_larger_face():
+    """A detector takes it for one, and looking closely finds the real face in it, which must not vouch for it."""
+    portrait = read_image(ASTRONAUT)
+    with closing(Detector()) as detector:
+        one = detector(portrait, 1)[0]
+        known = Region.around(one, 0.2)
+        larger = [one.centre + np.array([(x, y)]) * one.width * 0.8 for x in (-1, 1) for y in (-0.7, 0.9)]
+        corners = np.concatenate(larger)
+        assert detector.certainty(portrait, corners, 0.0) > 0.5
+        assert detector.certainty(portrait, corners, 0.0, known.is_of) < 0.2
 
 
 def test_the_report_names_stretches_of_frames_and_their_times():

@@ -89,6 +89,38 @@ def test_a_film_is_drawn_from_its_file_without_the_network(clip: Path, whole: Pa
     assert packets(again, "audio") == packets(whole / "drawn.mp4", "audio")
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_a_film_is_drawn_from_a_table_too(clip: Path, whole: Path, tracker: Tracker, tmp_path: Path, suffix: str):
+    path, out = tmp_path / f"points{suffix}", tmp_path / "again.mp4"
+    tracker.reset()
+    video(VideoOptions(source=str(clip), landmarks=str(path)), tracker)
+    summary = draw(DrawOptions(source=str(clip), landmarks=str(path), out=str(out)))
+    assert (summary.frames, summary.faces) == (16, 1)
+    assert any("does not say how it was made" in note for note in summary.notes) == (suffix == ".csv")
+    lines = tmp_path / "lines.mp4"
+    draw(DrawOptions(source=str(clip), landmarks=str(whole / "points.jsonl"), out=str(lines)))
+    for (_, one), (_, other) in zip(pictures(lines), pictures(out), strict=True):
+        assert np.abs(one.astype(int) - other).mean() < 0.1
+
+
+def test_what_a_table_lacks_is_said_in_one_line(run, clip: Path, tmp_path: Path):
+    columns = "frame,time,id,score,left,top,right,bottom"
+    few = [f"{axis}{index}" for index in range(68) for axis in "xyc"]
+    (tmp_path / "few.csv").write_text(",".join([columns, *few, "width,height"]) + "\n")
+    all98 = [f"{axis}{index}" for index in range(98) for axis in "xyc"]
+    (tmp_path / "empty.csv").write_text(",".join([columns, *all98, "width,height"]) + "\n")
+    (tmp_path / "odd.csv").write_text((tmp_path / "empty.csv").read_text() + "zero,0,1" + ",1" * 299 + ",320,180\n")
+    (tmp_path / "no.parquet").write_bytes(b"PAR1 of a run that was killed")
+    for name, said in {
+        "few.csv": "has 68 points a face, and .csv names no scheme",
+        "empty.csv": "does not say how large the film is",
+        "odd.csv": "without the fields of a landmark file",
+        "no.parquet": "it was not finished",
+    }.items():
+        done = run("draw", clip, name, "--out", "x.mp4", "--overwrite")
+        assert done.returncode == 1 and said in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
 def test_a_part_is_drawn_as_the_part_that_was_tracked(clip: Path, tracker: Tracker, tmp_path: Path):
     path, out = tmp_path / "part.jsonl", tmp_path / "part.mp4"
     tracker.reset()
@@ -224,6 +256,16 @@ def test_the_command_passes_over_what_came_to_its_end(run, clip: Path, whole: Pa
     wrong = run("video", CLIP, "--landmarks", "points.jsonl", "--resume")
     assert wrong.returncode == 1 and wrong.stderr.count("\n") == 1 and "of another film" in wrong.stderr
     assert (tmp_path / "points.jsonl").read_bytes() == (whole / "points.jsonl").read_bytes()
+
+
+def test_of_a_run_that_came_to_its_end_but_for_the_film_it_says_how_to_draw_it(run, clip: Path, whole: Path, tmp_path):
+    (tmp_path / "points.jsonl").write_bytes((whole / "points.jsonl").read_bytes())
+    done = run("video", clip, "--landmarks", "points.jsonl", "--out", "a film.mp4", "--resume")
+    command = f"tabrt draw {clip} points.jsonl --out 'a film.mp4'"
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and done.stderr.rstrip().endswith(command)
+    assert run("draw", clip, "points.jsonl", "--out", "a film.mp4").returncode == 0
+    again = run("video", clip, "--landmarks", "points.jsonl", "--out", "a film.mp4", "--resume")
+    assert again.returncode == 0 and "was finished before" in again.stderr
 
 
 @pytest.mark.parametrize("first", [True, False])

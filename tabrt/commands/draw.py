@@ -30,7 +30,7 @@ def draw(options: DrawOptions) -> Summary:
     recording = Recording(options.landmarks)
     _check(recording.header, options)
     as_then = _as_then(recording, options)
-    recording = Recording(options.landmarks, as_then.field_of_view)
+    recording.fov = as_then.field_of_view
     watch = Stopwatch()
     with ExitStack() as stack:
         film = stack.enter_context(open_film(options.source, as_then.start, as_then.end, as_then.every, as_then.track))
@@ -61,10 +61,12 @@ def draw(options: DrawOptions) -> Summary:
 
 
 def _check(header: dict[str, Any], options: DrawOptions) -> None:
-    """Raise TabrtError for a landmark file of another film."""
+    """Raise TabrtError for a landmark file of another film, or of none."""
     mark = fingerprint(options.source)
     if header.get("clock", "film") != "film":
         raise TabrtError(f"{options.landmarks} is of no film; name the landmark file of {options.source}")
+    if header.get("width") is None:
+        raise TabrtError(f"{options.landmarks} does not say how large the film is; was anything written to it?")
     if None not in (mark, header.get("fingerprint")) and mark != header["fingerprint"]:
         raise _of_another(options, header)
 
@@ -91,5 +93,10 @@ def _as_then(recording: Recording, options: DrawOptions) -> VideoOptions:
 
 def _notes(recording: Recording, as_then: VideoOptions) -> Iterator[str]:
     said = recording.header.get("options")
+    if said is None:
+        yield (
+            f"{recording.path} does not say how it was made: the whole film was drawn"
+            + (", and nobody hidden; --hide hides faces" if as_then.hide is None else "")
+        )
     if isinstance(said, dict) and said.get("draw") == "boundaries" and as_then.drawn:
         yield "boundary maps are not in landmark files: points and curves were drawn"

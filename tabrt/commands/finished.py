@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from tabrt.commands.remote import is_remote, is_there, opener
 from tabrt.commands.summary import model_called, weights_of
 from tabrt.engines import MODELS
 from tabrt.errors import TabrtError
-from tabrt.files import fingerprint
-from tabrt.sinks import landmark_state
+from tabrt.files import fingerprint, printable
+from tabrt.sinks import crops_in, landmark_ends, landmark_state
 from tabrt.sinks.records import FORMAT, MAX_LINE
 
 HEAD = f'{{"format":"{FORMAT}",'.encode()  # of every landmark file
@@ -23,12 +24,13 @@ HEAD = f'{{"format":"{FORMAT}",'.encode()  # of every landmark file
 
 def is_finished(job: Job) -> bool:
     """Whether an earlier run has done all of a job: its landmark file is closed and of this film with these options,
-    and its film out and crops are there. Raises TabrtError for a model that cannot be read."""
+    its film out is there, and its crops are as many as it made. Raises TabrtError for a model that cannot be read."""
     if job.landmarks is None:
         return False
-    header, closed = landmark_state(job.landmarks, opener(job.landmarks))
-    made = (job.out is None or _holds_something(job.out)) and (job.crops is None or _holds_crops(job.crops, header))
-    return made and closed and _is_of(header, job)
+    header, end = landmark_ends(job.landmarks, opener(job.landmarks))
+    if end is None or not _is_of(header, job):
+        return False
+    return (job.out is None or _holds_something(job.out)) and (job.crops is None or _holds_crops(job, end))
 
 
 def was_begun(job: Job) -> bool:
@@ -60,6 +62,9 @@ def broken_off(job: Job) -> bool:
         raise TabrtError(f"{path} is no landmark file to go on with; name another, or leave --resume out")
     if (other := _other_than(header, job)) is not None:
         raise TabrtError(f"{path} is {other}; name the same film and settings as then, or leave --resume out")
+    if closed and job.out is not None and not _holds_something(job.out):
+        words = " ".join(shlex.quote(printable(each)) for each in (job.source, path, "--out", job.out))
+        raise TabrtError(f"{path} came to its end, and {job.out} is missing; draw it: tabrt draw {words}")
     if closed:
         raise TabrtError(f"{path} came to its end, there is nothing to go on with; leave --resume out")
     if (header.get("crops") is None) != (job.crops is None):
@@ -101,8 +106,9 @@ def _weights(model: str) -> dict[str, Any]:
     return weights_of(read_card(Path(MODELS.get(model, model))))
 
 
-def _holds_crops(folder: str, header: dict[str, Any] | None) -> bool:
-    return os.path.isdir(folder) and header is not None and header.get("crops") is not None
+def _holds_crops(job: Job, end: dict[str, Any]) -> bool:
+    """Whether the crops of a job are there, by the count in its closing record."""
+    return os.path.isdir(str(job.crops)) and crops_in(str(job.crops), job.crop_films) == end.get("crops")
 
 
 def _holds_something(path: str) -> bool:

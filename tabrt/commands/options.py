@@ -359,7 +359,9 @@ class DrawOptions:
     """A film whose faces were tracked before, and how they are drawn."""
 
     source: Annotated[str, typer.Argument(metavar="FILM", help="The film that the landmark file was made of.")]
-    landmarks: Annotated[str, typer.Argument(metavar="FILE.jsonl", help="What tracking has written of it.")]
+    landmarks: Annotated[
+        str, typer.Argument(metavar="FILE", help="What tracking wrote of it: .jsonl, .parquet or .csv.")
+    ]
     out: Annotated[str, Out]
     overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Replace the film if it is there already.")] = (
         False
@@ -384,7 +386,7 @@ class DrawOptions:
 class PlotOptions:
     """A landmark file, and where its figure goes."""
 
-    landmarks: Annotated[str, typer.Argument(metavar="FILE", help="A landmark file: .jsonl or .csv.")]
+    landmarks: Annotated[str, typer.Argument(metavar="FILE", help="A landmark file: .jsonl, .parquet or .csv.")]
     out: Annotated[
         str | None, typer.Option(metavar="FILE.png", help="Write the figure here.", show_default="beside it, as .png")
     ] = None

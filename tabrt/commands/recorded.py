@@ -14,8 +14,8 @@ from tabrt.errors import TabrtError
 from tabrt.faces import Face, Frame, Scene
 from tabrt.geometry import Box
 from tabrt.measures import Calibration, Lens, Person, Sight
-from tabrt.sinks import landmark_lines
-from tabrt.topology import Topology, topology_named
+from tabrt.sinks import landmark_frames, landmark_lines
+from tabrt.topology import WFLW98, Topology, topology_named
 from tabrt.tracking import Tracker, as_shown
 
 WARM_UP = 5.0  # seconds before the stop that are tracked again, so that smoothing and measures are as they were
@@ -24,25 +24,21 @@ SAME_TIME = 2e-6  # seconds, as files round them
 
 
 class Recording:
-    """The faces of a landmark file (.jsonl): `recording(frame)` is the scene of a frame of its film.
+    """The faces of a landmark file, of any kind: `recording(frame)` is the scene of a frame of its film.
 
-    Frames are to be given in their order. fov: of the camera, for poses. Raises TabrtError for a file that is none,
-    for a damaged line, and for a frame that the file has at another time: that of another film.
+    Frames are to be given in their order. fov: of the camera, for poses; it may be set later, as by what the header
+    says. Raises TabrtError for a file that is none, for a damaged line, and for a frame that the file has at another
+    time: that of another film.
     """
 
     def __init__(self, path: str | Path, fov: float | Calibration | None = None):
-        self.path = path
-        self._lines = landmark_lines(path)
+        self.path, self.fov = path, fov
+        self._lines = landmark_frames(path)
         self.header: dict[str, Any] = next(self._lines)
-        self.topology: Topology = topology_named(str(self.header.get("scheme")))
-        self._fov = fov
+        self.topology: Topology = _scheme(path, self.header)
         self._persons: dict[int, Person] = {}
-        self._line: dict[str, Any] | None = next(self._lines, None)
-
-    @property
-    def ended(self) -> bool:
-        """Whether the file has no more frames."""
-        return self._line is None
+        self._line: dict[str, Any] | None = None  # the next one, once it was asked for
+        self._begun = False
 
     def __call__(self, frame: Frame) -> Scene:
         try:
@@ -52,7 +48,8 @@ class Recording:
             raise TabrtError(f"{what} near frame {frame.index}; was it edited?") from None
 
     def _scene(self, frame: Frame) -> Scene:
-        while self._line is not None and int(self._line["frame"]) < frame.index:
+        while not self._begun or (self._line is not None and int(self._line["frame"]) < frame.index):
+            self._begun = True
             self._line = next(self._lines, None)
         line = self._line
         if line is None or int(line["frame"]) > frame.index:
@@ -78,7 +75,16 @@ class Recording:
         shown = as_shown(frame).image.shape[1::-1] if frame.pixel_aspect != 1 else (width, height)
         person = self._persons.setdefault(number, Person())
         scale = shown[0] / width, shown[1] / height
-        return Sight(_lens(self._fov, *shown), person, frame.time, frame.time, scale)
+        return Sight(_lens(self.fov, *shown), person, frame.time, frame.time, scale)
+
+
+def _scheme(path: str | Path, header: dict[str, Any]) -> Topology:
+    """What a file's points are. Raises TabrtError."""
+    if "scheme" in header or "points" not in header:
+        return topology_named(str(header.get("scheme")))
+    if header["points"] != WFLW98.points:  # a .csv names no scheme; tabrt's own networks have but this one
+        raise TabrtError(f"{path} has {header['points']} points a face, and .csv names no scheme; name a .jsonl")
+    return WFLW98
 
 
 def _numbers(values: Any, shape: tuple[int, ...]) -> np.ndarray:

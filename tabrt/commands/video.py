@@ -71,19 +71,22 @@ def _sinks(options: VideoOptions, film: Film, tracker: Tracker, watch: Stopwatch
         film_writer = FilmWriter(options.out, *size, film.rate, options.codec, options.crf, film, anonymous=hidden)
         yield Timed(watch, "encode", FilmSink(film_writer))
     aligning = options.aligning(tracker.topology)
+    crops = None
     if options.crops is not None and aligning is not None:
-        yield Timed(watch, "write", _crops(options, Path(options.crops), aligning, film))
+        crops = _crops(options, Path(options.crops), aligning, film)
+        yield Timed(watch, "write", crops)
     if options.landmarks is not None:
         header = landmark_header(options, tracker, options.called or options.source, (film.width, film.height), "film")
         header |= {"fingerprint": fingerprint(options.source), "options": options.differing}
         header |= {} if aligning is None else {"crops": aligning.told}
         tags = None if aligning is None else {"crops": crop_transforms(aligning, options.landmarks, options.cut_ids)}
         after = None if past is None else past.last
-        writer = LandmarkWriter(options.landmarks, header, tracker.topology, tags, options.measures, after)
+        end = dict if crops is None else lambda: {"crops": crops.count}
+        writer = LandmarkWriter(options.landmarks, header, tracker.topology, tags, options.measures, after, end)
         yield Timed(watch, "write", writer)
 
 
-def _crops(options: VideoOptions, folder: Path, aligning: Aligning, film: Film) -> Sink:
+def _crops(options: VideoOptions, folder: Path, aligning: Aligning, film: Film) -> CropFilms | CropSink:
     if options.crop_films:
         return CropFilms(folder, aligning, film.rate, options.cut_ids)
     return CropSink(folder, aligning, options.cut_ids)

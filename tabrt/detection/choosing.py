@@ -92,10 +92,13 @@ class Detector:
                 found += _look(model, calibration, image, (0, 0, width, height), quarters)
         return non_maximum_suppression(sorted(found, key=lambda box: -box.score))[:limit]
 
-    def certainty(self, image: np.ndarray, points: np.ndarray, roll: float) -> float:
+    def certainty(
+        self, image: np.ndarray, points: np.ndarray, roll: float, known: Callable[[Box], bool] = lambda _: False
+    ) -> float:
         """How sure the models are of a face with points (L, 2), turned by roll: 0…1.
 
         Both look at it upright, from as far as they see faces best: what is no face is seldom one to both, from there.
+        known: whether a box, in frame px, is of another face, which does not vouch for this one.
         """
         scores = []
         for margin in PORTRAIT_MARGINS:
@@ -103,8 +106,8 @@ class Detector:
             view, face = crop.cut(image), Box.of(crop.to_crop(points))
             for model, calibration in ((self._full_range, FULL_RANGE), (self._short_range, SHORT_RANGE)):
                 boxes = boxes_of(model(view), calibration, (0, 0, VIEW_SIZE, VIEW_SIZE), 1.0, view.shape)
-                found = [box.score for box in boxes if intersection_over_minimum(box, face) >= SAME_FACE]
-                scores.append(max(found, default=0.0))
+                here = [box for box in boxes if intersection_over_minimum(box, face) >= SAME_FACE]
+                scores.append(max((box.score for box in here if not known(_in_frame(box, crop))), default=0.0))
         return float(np.mean(scores))
 
     def _tiles(self, width: int, height: int, thorough: bool) -> list[Window]:
@@ -132,6 +135,13 @@ def _models(runtime: str) -> tuple[Any, Any]:
             mediapipe.SHORT_RANGE, MIN_SCORE
         )
     raise TabrtError(f"there is no detector {runtime!r}; choose {' or '.join(RUNTIMES)}")
+
+
+def _in_frame(box: Box, crop: Crop) -> Box:
+    """A box of what a crop shows, in frame px."""
+    x, y = crop.to_frame(np.array([box.centre]))[0].tolist()
+    half = box.width / 2 * crop.side / crop.size
+    return Box(x - half, y - half, x + half, y + half, box.score, box.roll + crop.roll)
 
 
 def _look(model: Model, calibration: Calibration, image: np.ndarray, window: Window, quarters: int = 0) -> list[Box]:

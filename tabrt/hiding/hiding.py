@@ -184,22 +184,29 @@ class Hiding:
             boxes = boxes + self._searching.turned(raw, MOST_FACES)
         taken = [region for _, region in known]
         for box in boxes:
-            if any(region.holds(box.centre) for region in taken):
+            if any(region.is_of(box) for region in taken):
                 continue
-            certainty = self._certainty(raw, box, moment)
+            certainty = self._certainty(raw, box, moment, taken)
             if certainty >= POSSIBLE:
                 taken.append(Region.around(box, self._margin + UNSURE_MARGIN))
                 self._heads.detected(moment, taken[-1], certainty >= CERTAIN)
 
-    def _certainty(self, image: np.ndarray, box: Box, moment: Moment) -> float:
-        """How sure the detector is of a face in a box when it looks closely: 0…1."""
+    def _certainty(self, image: np.ndarray, box: Box, moment: Moment, known: Sequence[Region]) -> float:
+        """How sure the detector is of a face in a box when it looks closely: 0…1.
+
+        A known head in it does not vouch for the whole: of a body below a hidden head it would.
+        """
         while self._asked and moment.time - self._asked[0][0].time > 2 * REACH:
             self._asked.popleft()
         for when, place, certainty in reversed(self._asked):
             near = when.shot == moment.shot and abs(when.time - moment.time) <= REMEMBERED
             if near and place.overlap(box) >= SAME_PLACE:
                 return certainty
-        self._asked.append((moment, box, self._searching.certainty(image, corners(box), box.roll)))
+
+        def of_known(found: Box) -> bool:
+            return any(region.is_of(found) for region in known)
+
+        self._asked.append((moment, box, self._searching.certainty(image, corners(box), box.roll, of_known)))
         return self._asked[-1][2]
 
     # ------------------------------------------------------------------------------------------------------ hiding
@@ -213,11 +220,11 @@ class Hiding:
             hidden = list(self._hidden_regions(moment))
             image[...], boxes = self._covered(raw, hidden, moment, self._checking, still)
             seen = [(head, region) for head, region in hidden if head.seen(moment) is not None]
-            left = any(box.score >= FOUND and any(region.holds(box.centre) for _, region in seen) for box in boxes)
+            left = any(box.score >= FOUND and any(region.is_of(box) for _, region in seen) for box in boxes)
             # Where a place was only guessed, what is seen may well be the cover alone.
             known = [region for _, region in seen] + self._shown_regions(moment)
-            boxes = [box for box in boxes if not any(region.holds(box.centre) for region in known)]
-            certainties = [self._certainty(raw, box, moment) for box in boxes]
+            boxes = [box for box in boxes if not any(region.is_of(box) for region in known)]
+            certainties = [self._certainty(raw, box, moment, known) for box in boxes]
             found, doubtful = max(certainties, default=0.0) >= CERTAIN, max(certainties, default=0.0) >= POSSIBLE
             for box, certainty in zip(boxes, certainties, strict=True):
                 if certainty >= CERTAIN:

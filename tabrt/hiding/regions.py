@@ -53,6 +53,13 @@ class Region:
         """The longer one, px."""
         return 2 * max(self.half)
 
+    @property
+    def rectangle(self) -> np.ndarray:
+        """(4, 2): the corners of the rectangle about it, turned with it, one after the other."""
+        corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * self.half
+        turned: np.ndarray = corners @ _turn(self.roll).T + self.centre
+        return turned
+
     def grown(self, factor: float) -> Region:
         return replace(self, half=(self.half[0] * factor, self.half[1] * factor))
 
@@ -82,6 +89,10 @@ class Region:
     def holds(self, place: tuple[float, float]) -> bool:
         """Whether a place lies inside."""
         return bool(self.radius(np.array([place]))[0] <= 1)
+
+    def is_of(self, box: Box) -> bool:
+        """Whether a detector's box is of this head: centred in it, and not of something larger about it."""
+        return box.width <= self.side and self.holds(box.centre)
 
 
 def corners(box: Box) -> np.ndarray:

@@ -246,11 +246,15 @@ class _Reader:
     def _read(self, open_capture: Callable[[], Capture]) -> Iterator[_Picture]:
         with closing(open_capture()) as capture:
             self.rate, self.live = capture.rate, capture.live
-            self._soundtrack.streams = self._soundtrack.streams or list(capture.sound)
+            self._soundtrack.streams = streams = list(capture.sound)
             capture.hear = self._hear
-            while (image := capture.read()) is not None:
-                self.pictures += 1
-                yield _Picture(image, self.pictures - 1, time.monotonic())
+            try:
+                while (image := capture.read()) is not None:
+                    self.pictures += 1
+                    yield _Picture(image, self.pictures - 1, time.monotonic())
+            finally:
+                if self._soundtrack.streams is streams:
+                    self._soundtrack.streams = []  # to look at one once its file is closed ends the process
 
     def _hear(self, packet: av.Packet) -> None:
         if self._soundtrack.wanted:

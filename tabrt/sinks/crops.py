@@ -35,18 +35,18 @@ class CropSink(Sink):
     ):
         self._folder, self._aligning, self._only = folder, aligning, only
         self._named = named or _by_id_and_frame
-        self._count = 0
+        self.count = 0  # of pictures
 
     @property
     def notes(self) -> Sequence[str]:
-        return [f"faces cut out: {self._count}, in {self._folder}"]
+        return [f"faces cut out: {self.count}, in {self._folder}"]
 
     def __call__(self, scene: Scene) -> None:
         for face in _wanted(scene, self._only):
             path = self._folder / f"{self._named(scene, face)}.png"
             _make(path.parent)
             write_image(path, self._aligning.cut(face, scene.frame))
-            self._count += 1
+            self.count += 1
 
 
 class CropFilms(Sink):
@@ -55,12 +55,12 @@ class CropFilms(Sink):
     def __init__(self, folder: Path, aligning: Aligning, rate: Fraction, only: Collection[int] | None = None):
         self._folder, self._aligning, self._rate, self._only = folder, aligning, rate, only
         self._films: dict[int, tuple[FilmWriter, float]] = {}  # and when the id was last seen
-        self._count = 0
+        self.count = 0  # of films
         _make(folder)
 
     @property
     def notes(self) -> Sequence[str]:
-        return [f"faces cut out: films of {self._count}, in {self._folder}"]
+        return [f"faces cut out: films of {self.count}, in {self._folder}"]
 
     def __call__(self, scene: Scene) -> None:
         time = scene.frame.time
@@ -87,8 +87,13 @@ class CropFilms(Sink):
             raise problems[0]
 
     def _begun(self, number: int, size: int) -> FilmWriter:
-        self._count += 1
+        self.count += 1
         return FilmWriter(self._folder / f"id{number}.mp4", size, size, self._rate, crf=16)
+
+
+def crops_in(folder: str | Path, films: bool) -> int:
+    """How many crops of a run lie in a folder: films, or pictures."""
+    return sum(1 for _ in Path(folder).glob("id*.mp4" if films else "id*/*.png"))
 
 
 def crop_transforms(

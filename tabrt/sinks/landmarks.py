@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
 import math
@@ -18,6 +19,7 @@ from tabrt.sinks.parquet import ParquetTable
 from tabrt.sinks.records import landmark_lines, landmark_suffix, parsed_header
 
 MEASURED = ("yaw", "pitch", "roll", "eye_left", "eye_right")  # columns of CSV that are read beside the points
+BEFORE_POINTS = ["frame", "time", "id", "score", "left", "top", "right", "bottom"]  # the first columns
 LARGEST = 4 * 2**30  # bytes of one array of points
 
 
@@ -117,7 +119,8 @@ def read_landmarks(path: str | Path) -> Landmarks:
     finished, or without pyarrow.
     """
     if landmark_suffix(path) == ".parquet":
-        return _of_table(Path(path))
+        with _table(path) as table:
+            return _from_parquet(table, Path(path))
     lines = _csv_frames(Path(path)) if landmark_suffix(path) == ".csv" else landmark_lines(path)
     header = next(lines)
     try:
@@ -164,10 +167,28 @@ def _measured(face: dict[str, Any]) -> list[float | None]:
     return [pose["yaw"], pose["pitch"], pose["roll"], eyes["left"], eyes["right"]]
 
 
-def _of_table(path: Path) -> Landmarks:
+def landmark_frames(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The header of a landmark file of any kind, then a line a frame, as JSON Lines have them, without measures.
+
+    Of a .csv the header has what its columns say: width, height and the count of points. Raises TabrtError as
+    `read_landmarks` does, and ValueError for a cell that is no number.
+    """
+    suffix = landmark_suffix(path)
+    if suffix == ".jsonl":
+        yield from landmark_lines(path)
+        return
+    rows = _csv_frames(Path(path)) if suffix == ".csv" else _table_rows(path)
+    yield next(rows)
+    for _, together in itertools.groupby(rows, key=lambda row: row["frame"]):
+        first, *others = together
+        yield first | {"faces": [face for row in (first, *others) for face in row["faces"]]}
+
+
+@contextlib.contextmanager
+def _table(path: str | Path) -> Iterator[ParquetTable]:
     try:
-        with path.open("rb") as file:
-            return _from_parquet(ParquetTable(file), path)
+        with Path(path).open("rb") as file:
+            yield ParquetTable(file)
     except FileNotFoundError:
         raise TabrtError(f"cannot read {path} (No such file or directory); check the path") from None
     except (OSError, KeyError, TypeError, ValueError, OverflowError):
@@ -177,9 +198,36 @@ def _of_table(path: Path) -> Landmarks:
         ) from None
 
 
+def _table_rows(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file, as `_csv_frames` gives those of CSV."""
+    with _table(path) as table:
+        yield parsed_header(table.header, path)
+        count = _points_of(table.names)
+        names = [*BEFORE_POINTS, *(f"{axis}{index}" for index in range(count) for axis in "xyc")]
+        for batch in table.batches(names):
+            for row in batch:
+                time = None if math.isnan(row[1]) else float(row[1])
+                yield {
+                    "frame": int(row[0]),
+                    "time": time,
+                    "faces": [] if math.isnan(row[2]) else [_face(row[2:], count)],
+                }
+
+
+def _face(cells: np.ndarray, count: int) -> dict[str, Any]:
+    """A face of its cells from the id on."""
+    points = cells[6:].reshape(count, 3)
+    whose = {"id": int(cells[0]), "score": float(cells[1]), "box": cells[2:6]}
+    return whose | {"points": points[:, :2], "confidence": points[:, 2]}
+
+
+def _points_of(columns: Iterable[str]) -> int:
+    return sum(name.startswith("x") and name[1:].isdecimal() for name in columns)
+
+
 def _from_parquet(table: ParquetTable, path: Path) -> Landmarks:
     header = parsed_header(table.header, path)
-    count = sum(name.startswith("x") and name[1:].isdecimal() for name in table.names)
+    count = _points_of(table.names)
     if len(table) * (5 + 3 * count) * 4 > LARGEST:
         raise TabrtError(f"{path} has {len(table)} rows, too many to hold at once; read it in parts with pyarrow")
     frames, times, ids = table.numbers(["frame", "time", "id"], float).T
@@ -213,12 +261,12 @@ def _whole_lines(lines: Iterable[str]) -> Iterator[str]:
 
 def _rows_as_lines(path: Path, rows: Iterator[list[str]]) -> Iterator[dict[str, Any]]:
     names = next(rows, [])
-    if names[:8] != ["frame", "time", "id", "score", "left", "top", "right", "bottom"]:
+    if names[:8] != BEFORE_POINTS:
         raise TabrtError(f"{path} is no landmark file; name a .csv that tabrt wrote")
-    count = sum(name.startswith("x") and name[1:].isdecimal() for name in names)
+    count = _points_of(names)
     rest = names[8 + 3 * count :]
     told = {name: names.index(name) for name in MEASURED} if set(MEASURED) <= set(names) else {}
-    header: dict[str, Any] = {"width": None, "height": None}
+    header: dict[str, Any] = {"width": None, "height": None, "points": count} | ({"measures": 1} if told else {})
     first = next(rows, None)
     if first is not None:
         said = dict(zip(rest, first[8 + 3 * count :], strict=False))
@@ -231,10 +279,8 @@ def _rows_as_lines(path: Path, rows: Iterator[list[str]]) -> Iterator[dict[str, 
 def _line(row: list[str], count: int, told: dict[str, int]) -> dict[str, Any]:
     line: dict[str, Any] = {"frame": int(row[0]), "time": _float(row[1]), "faces": []}
     if row[2]:
-        values = [_float(cell) for cell in row[3 : 8 + 3 * count]]
-        points = np.array(values[5:], float).reshape(count, 3)
-        face = {"id": int(row[2]), "score": values[0], "box": values[1:5]}
-        line["faces"] = [face | {"points": points[:, :2], "confidence": points[:, 2]} | _told(row, told)]
+        cells = np.array([int(row[2]), *(_float(cell) for cell in row[3 : 8 + 3 * count])], float)
+        line["faces"] = [_face(cells, count) | _told(row, told)]
     return line
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -84,7 +84,7 @@ class ParquetTable:
         self._file = pyarrow().parquet.ParquetFile(file)
         told = self._file.metadata.metadata or {}
         self.header: bytes = told.get(HEADER, b"")
-        self.finished = END in told
+        self.end: bytes = told.get(END, b"null")  # the closing record
         self.names: list[str] = self._file.schema_arrow.names
 
     def __len__(self) -> int:
@@ -94,8 +94,15 @@ class ParquetTable:
         """(R, names): columns of numbers, NaN where a cell is empty."""
         whole: np.ndarray = np.empty((len(self), len(names)), kind)
         row = 0
-        for batch in self._file.iter_batches(ROW_GROUP, columns=names):
-            for place, name in enumerate(names):
-                whole[row : row + len(batch), place] = batch.column(name).to_numpy(zero_copy_only=False)
+        for batch in self.batches(names, kind):
+            whole[row : row + len(batch)] = batch
             row += len(batch)
         return whole
+
+    def batches(self, names: list[str], kind: type = np.float64) -> Iterator[np.ndarray]:
+        """The same, (up to ROW_GROUP, names) at a time."""
+        for batch in self._file.iter_batches(ROW_GROUP, columns=names):
+            rows: np.ndarray = np.empty((len(batch), len(names)), kind)
+            for place, name in enumerate(names):
+                rows[:, place] = batch.column(name).to_numpy(zero_copy_only=False)
+            yield rows

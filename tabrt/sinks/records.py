@@ -47,7 +47,8 @@ class LandmarkWriter(Sink):
     Each line is one write, so that a killed run leaves whole lines; after a full disk the file is cut back to them.
     after: go on with the JSON Lines file that a broken-off run has left, after its frame of this number; what was not
     written whole is cut off, and scenes up to that one are passed over.
-    `finish` closes a JSON Lines file with a line that says so; a file without it was broken off.
+    `finish` closes a JSON Lines file with a line that says so; a file without it was broken off. end: what more that
+    line says.
     Parquet has the columns of CSV, and header and closing record in its metadata. It is written a group of rows at a
     time and can be read only once `close` was called: a killed run, or a full disk, leaves nothing that can be read.
     Raises TabrtError: an unknown suffix, a file that cannot be written, a full disk, .parquet without pyarrow.
@@ -61,6 +62,7 @@ class LandmarkWriter(Sink):
         tags: Tags | None = None,
         measures: bool = False,
         after: int | None = None,
+        end: Callable[[], Mapping[str, Any]] = dict,
     ):
         self.path = Path(path)
         self._whole = 0  # bytes
@@ -73,6 +75,7 @@ class LandmarkWriter(Sink):
         self._tags: Tags = (_SIZE if sized else {}) | dict(tags or {})
         self._measures = measures
         self._after = after
+        self._end = end
         if after is not None:
             self._file, self._whole, self._frames = _open_for_going_on(path)
             return
@@ -107,10 +110,11 @@ class LandmarkWriter(Sink):
 
     def finish(self) -> None:
         """Add the closing record, for those who ask later whether the run came to its end."""
+        record = {"frames": self._frames, **self._end()}
         if self._table is not None:
-            self._table.end(_json({"frames": self._frames}))
+            self._table.end(_json(record))
         elif not self._csv and _is_file(self.path, self._file):
-            self._put(_json({END: {"frames": self._frames}}))
+            self._put(_json({END: record}))
 
     def close(self) -> None:
         if self._table is not None:
@@ -200,22 +204,40 @@ def landmark_lines(path: str | Path) -> Iterator[dict[str, Any]]:
 def landmark_state(path: str | Path, opened: Callable[..., Any] = open) -> tuple[dict[str, Any] | None, bool]:
     """The header of a JSON Lines or Parquet landmark file, and whether the run that wrote it came to its end.
 
-    Without reading what is between. None and False for what is no such file. opened: what opens it, if it is elsewhere.
+    As `landmark_ends`.
+    """
+    header, end = landmark_ends(path, opened)
+    return header, end is not None
+
+
+def landmark_ends(
+    path: str | Path, opened: Callable[..., Any] = open
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The header of a JSON Lines or Parquet landmark file, and its closing record, if it has one.
+
+    Without reading what is between. Twice None for what is no such file. opened: what opens it, if it is elsewhere.
     """
     try:
         with opened(path, "rb") as file:
             if str(path).lower().endswith(".parquet"):
                 table = ParquetTable(file)
-                return parsed_header(table.header, path), table.finished
-            header = _parsed(file.readline(MAX_LINE), path, 1)
-            file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST_END))
-            *_, last = file.read(LONGEST_END).split(b"\n")[:-1] or [b""]
+                header, end = parsed_header(table.header, path), {END: json.loads(table.end)}
+            else:
+                header = _parsed(file.readline(MAX_LINE), path, 1)
+                file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST_END))
+                *_, last = file.read(LONGEST_END).split(b"\n")[:-1] or [b""]
+                end = _parsed_end(last, path)
     except (OSError, ValueError, TabrtError):
-        return None, False
+        return None, None
+    return header, end.get(END) if isinstance(end.get(END), dict) else None
+
+
+def _parsed_end(line: bytes, path: str | Path) -> dict[str, Any]:
+    """A last line; nothing for one that is no whole line, as of a file whose lines are long."""
     try:
-        return header, END in _parsed(last, path, 2)
+        return _parsed(line, path, 2)
     except TabrtError:
-        return header, False
+        return {}
 
 
 def parsed_header(text: bytes, path: str | Path) -> dict[str, Any]:
