@@ -189,10 +189,13 @@ def export(
         Literal["fp32", "fp16", "int8"] | None,
         typer.Option(help="Precision of the weights.", show_default="fp16 for tensorrt, else fp32"),
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the model here.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.onnx|.ep", help="Write the model here.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", "-y", help="Replace the model if it is there already.")
+    ] = False,
 ) -> None:
     """Turn a checkpoint into a model that runs fast here, and check that it computes the same."""
-    print(_exporter()(hourglasses, width, checkpoint, to, precision, out))
+    print(_exporter()(hourglasses, width, checkpoint, to, precision, out, overwrite))
 
 
 def _exporter() -> Callable[..., object]:

@@ -404,7 +404,11 @@ def test_bench_times_an_engine_and_names_the_papers_figure(monkeypatch):
     monkeypatch.setattr("tabrt.commands.bench.load_engine", lambda *_: fake)
     lines = list(bench(runs=2))
     assert [line.split()[0] for line in lines[3:7]] == ["1", "2", "4", "8"]
-    assert "27 ms" in lines[-1]
+    assert "27 ms" in lines[-1] and "2 hourglasses" in lines[-1]
+    one = FakeEngine(np.full((98, 2), 100.0), ModelCard(name="fake", hourglasses=1))
+    monkeypatch.setattr("tabrt.commands.bench.load_engine", lambda *_: one)
+    lines = list(bench(threads=1, runs=2))
+    assert "1 thread of the CPU" in lines[0] and "1 hourglass," in lines[-1]
     lower, median, upper = milliseconds(fake, 1, 3)
     assert 0 < lower <= median <= upper
 

@@ -107,6 +107,19 @@ def test_a_face_that_the_network_does_not_believe_is_told_of(tmp_path: Path):
     assert len(told) == 1 and names[0] in told[0] and names[1] not in told[0]
 
 
+def test_every_picture_that_cannot_be_read_is_named_and_the_others_are_done(tmp_path: Path):
+    for name in ("text.jpg", "empty.png"):
+        (tmp_path / name).write_text("no picture" * (name == "text.jpg"))
+    cv2.imwrite(str(tmp_path / "face.png"), face_picture())
+    with pytest.raises(TabrtError) as problem:
+        image(ImageOptions(sources=[str(tmp_path)], landmarks=str(tmp_path / "points.jsonl")))
+    told = str(problem.value)
+    assert told.startswith("2 of 3 pictures could not be read") and "text.jpg" in told and "empty.png" in told
+    assert [line["picture"] for line in list(landmark_lines(tmp_path / "points.jsonl"))[1:]] == [
+        str(tmp_path / "face.png")
+    ]
+
+
 def test_pictures_of_one_name_are_refused_rather_than_lost(tmp_path: Path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

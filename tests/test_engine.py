@@ -263,6 +263,12 @@ def test_files_of_the_wrong_kind(folder: Path):
             load_engine(folder / file, name)
 
 
+def test_a_file_of_no_models_kind_is_told_all_kinds(tmp_path: Path):
+    (tmp_path / "model.txt").write_text("no model")
+    with pytest.raises(TabrtError, match=r"no model: .*\.onnx.*\.safetensors"):
+        load_engine(tmp_path / "model.txt")
+
+
 def test_a_missing_extra_names_the_command():
     script = (
         "import sys; sys.modules['openvino'] = None\n"

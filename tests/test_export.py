@@ -142,6 +142,26 @@ def test_wrong_arguments(arguments: dict, problem: str):
         export(**arguments)
 
 
+def test_nothing_that_is_there_is_replaced_unasked_and_the_checkpoint_never(checkpoint: Path, tmp_path: Path):
+    there = tmp_path / "there.onnx"
+    there.write_text("mine")
+    with pytest.raises(TabrtError, match="there already.*--overwrite"):
+        export(1, checkpoint=checkpoint, to="onnx", out=there, overwrite=False)
+    assert there.read_text() == "mine"
+    weights = tmp_path / "own.onnx"  # under whatever name: the file is the same
+    weights.symlink_to(checkpoint)
+    before = checkpoint.read_bytes()
+    with pytest.raises(TabrtError, match="choose another name"):
+        export(1, checkpoint=checkpoint, to="onnx", out=weights)
+    assert checkpoint.read_bytes() == before
+
+
+def test_a_name_under_which_no_model_is_found_again_is_refused(checkpoint: Path, tmp_path: Path):
+    with pytest.raises(TabrtError, match=r"ends in \.onnx"):
+        export(1, checkpoint=checkpoint, to="onnx", out=tmp_path / "model.txt")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_without_cuda_plain_export_gives_onnx(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(export_module, "has_cuda", lambda: False)

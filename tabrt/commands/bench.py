@@ -34,9 +34,9 @@ def bench(
     loaded = load_engine(model, engine, threads, device)
     try:
         card = loaded.card
-        where = (
-            f"{available_threads(threads)} threads of the CPU" if loaded.device == CPU else f"on the {loaded.device}"
-        )
+        where = f"on the {loaded.device}"
+        if loaded.device == CPU:
+            where = _counted(available_threads(threads), "thread") + " of the CPU"
         yield f"{card.name}, {loaded.name}, {card.precision}, {where}: median of {runs} runs, quartiles in brackets"
         yield ""
         yield f"{'faces':>5}  {'ms':>8}  {'':15}  {'ms a face':>9}"
@@ -46,9 +46,14 @@ def bench(
         paper = PAPER_MS.get(card.hourglasses)
         if paper is not None:
             yield ""
-            yield f"paper: {paper} ms for 1 face with {card.hourglasses} hourglass(es), full width, on a TITAN X GPU"
+            network = _counted(card.hourglasses, "hourglass", "hourglasses")
+            yield f"paper: {paper} ms for 1 face with {network}, full width, on a TITAN X GPU"
     finally:
         loaded.close()
+
+
+def _counted(number: int, one: str, more: str | None = None) -> str:
+    return f"{number} {one if number == 1 else more or one + 's'}"
 
 
 def milliseconds(engine: Engine, faces: int, runs: int = RUNS) -> tuple[float, float, float]:

@@ -40,7 +40,7 @@ def image(options: ImageOptions, tracker: Tracker | None = None) -> Summary:
     check_outputs(pictures, *drawn, options.landmarks, overwrite=options.overwrite)
     check_folder(options.crops, options.overwrite)
     watch = Stopwatch()
-    problems: list[str] = []
+    problems: dict[Path, str] = {}
     with ExitStack() as stack:
         tracker = tracker or stack.enter_context(options.tracker(options.boundaries))
         sinks = [stack.enter_context(sink) for sink in _sinks(options, pictures, drawn, tracker, watch)]
@@ -102,10 +102,9 @@ class _Doubts(Sink):
 
     @property
     def notes(self) -> Sequence[str]:
-        named = [printable(path) for path in self._doubted[:MOST_NAMED]]
-        more = len(self._doubted) - len(named)
-        names = ", ".join(named) + (f" and {more} more" if more else "")
-        return [f"a face was found that the network does not take for one in {names}"] if named else []
+        if not self._doubted:
+            return []
+        return [f"a face was found that the network does not take for one in {_names(self._doubted)}"]
 
     def __call__(self, scene: Scene) -> None:
         if scene.faces:
@@ -137,12 +136,12 @@ def _written_name(picture: Source) -> str:
     return name if Path(name).suffix.lower() in WRITTEN_SUFFIXES else f"{name}.png"
 
 
-def _read(pictures: Sequence[Path], problems: list[str]) -> Iterator[Frame]:
+def _read(pictures: Sequence[Path], problems: dict[Path, str]) -> Iterator[Frame]:
     for index, path in enumerate(pictures):
         try:
             yield Frame(_read_picture(path), index, 0.0)
         except TabrtError as problem:
-            problems.append(str(problem))
+            problems[path] = str(problem)
 
 
 def _read_picture(path: Path) -> np.ndarray:
@@ -156,7 +155,15 @@ def _size(picture: Path) -> tuple[int, int]:
     return width, height
 
 
-def _passed_over(problems: list[str], count: int) -> str:
+def _passed_over(problems: dict[Path, str], count: int) -> str:
+    first, *others = problems.values()
     if count == 1:
-        return problems[0]
-    return f"{len(problems)} of {count} pictures could not be read, the others are done; the first: {problems[0]}"
+        return first
+    names = f" ({_names(list(problems))})" if others else ""
+    return f"{len(problems)} of {count} pictures could not be read{names}, the others are done; the first: {first}"
+
+
+def _names(pictures: Sequence[str | Path]) -> str:
+    """The first of them in a line, and how many more there are."""
+    more = len(pictures) - MOST_NAMED
+    return ", ".join(map(printable, pictures[:MOST_NAMED])) + (f" and {more} more" if more > 0 else "")

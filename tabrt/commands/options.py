@@ -77,7 +77,7 @@ class NetworkOptions:
             asked = " ".join(f"{option} {value}" for option, value in given.items() if value is not None)
             raise TabrtError(
                 f"no weights ship for {asked} ({name}): train them and give the file with --model, "
-                f"or choose of {', '.join(SHIPPED)}"
+                f"or choose one of {', '.join(SHIPPED)}"
             )
         return name
 

@@ -30,6 +30,7 @@ CPU = "CPU"  # the device of an engine that runs on none else
 BATCH_SIZES = (1, 2, 3, 4, 6, 8, 12, MAX_BATCH)
 
 ENGINE_SUFFIX = ".ep"  # of a compiled TensorRT engine: an exported program
+MODEL_SUFFIXES = (".onnx", ENGINE_SUFFIX, ".safetensors", ".pth", ".pt", ".tar")
 
 log = logging.getLogger("tabrt")
 
@@ -191,6 +192,8 @@ def model_file(model: str | Path, engine: str | None = None, device: str = "cpu"
     path = Path(model)
     if not path.is_file():
         raise TabrtError(f"no model is called {model!s} and no such file is here; names: {', '.join(MODELS)}")
+    if path.suffix.lower() not in MODEL_SUFFIXES:
+        raise TabrtError(f"{path} is no model: its name must end in {', '.join(MODEL_SUFFIXES)}")
     return path
 
 

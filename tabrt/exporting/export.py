@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from tabrt.card import PRECISIONS
+from tabrt.engines.engine import ENGINE_SUFFIX
 from tabrt.engines.gpu import is_installed
 from tabrt.engines.parity import Shift, sample_crops
 from tabrt.errors import EngineUnavailable, TabrtError, missing_package
-from tabrt.files import MODEL_FOLDER, write_atomically
+from tabrt.files import MODEL_FOLDER, check_outputs, write_atomically
 from tabrt.hardware import has_cuda
 from tabrt.network.checkpoint import load_checkpoint
 from tabrt.variants import DEFAULT_WIDTH, variant_name
 
-TARGETS = ("onnx", "tensorrt")
+SUFFIXES = {"onnx": ".onnx", "tensorrt": ENGINE_SUFFIX}  # by target
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,18 @@ def export(
     to: str | None = None,
     precision: str | None = None,
     out: str | Path | None = None,
+    overwrite: bool = True,
 ) -> Report:
     """What `tabrt export` does: the shipped weights, or a checkpoint, to ONNX or a TensorRT engine.
 
     to: None for `tensorrt` where CUDA is there, else `onnx`. precision: None for fp16 in TensorRT, else fp32.
-    out: None for a name that says what it is, in the working folder. Raises TabrtError for a checkpoint with another
-    number of hourglasses or another width than asked, and for a model that does not compute the same.
+    out: None for a name that says what it is, in the working folder. overwrite: whether a file may be replaced.
+    Raises TabrtError for a checkpoint with another number of hourglasses or another width than asked, for an `out` of
+    another suffix, or that is the checkpoint itself, and for a model that does not compute the same.
     """
     to = to or ("tensorrt" if has_cuda() and is_installed("tensorrt") else "onnx")
     precision = precision or ("fp16" if to == "tensorrt" else "fp32")
-    _require_one_of("target", to, TARGETS)
+    _require_one_of("target", to, tuple(SUFFIXES))
     _require_one_of("precision", precision, PRECISIONS)
     path = _checkpoint_for(hourglasses, width, checkpoint)
     config = load_checkpoint(path)[0].config
@@ -67,9 +70,11 @@ def export(
         )
     if width is not None and config.width != width:
         raise TabrtError(f"{path} has width {config.width}, not {width}; use --width {config.width}")
-    if to == "onnx":
-        return export_onnx(path, out or f"{path.stem}-{precision}.onnx", precision)
-    return export_tensorrt(path, out or f"{path.stem}-{precision}.ep", precision)
+    out = out or f"{path.stem}-{precision}{SUFFIXES[to]}"
+    if Path(out).suffix != SUFFIXES[to]:
+        raise TabrtError(f"{out} would not be known as a model: give --out a name that ends in {SUFFIXES[to]}")
+    check_outputs([path], out, overwrite=overwrite)
+    return export_onnx(path, out, precision) if to == "onnx" else export_tensorrt(path, out, precision)
 
 
 def _require_one_of(what: str, value: str, allowed: tuple[str, ...]) -> None:
