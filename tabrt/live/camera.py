@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import av
 import cv2
@@ -246,7 +246,8 @@ class _Reader:
     def _read(self, open_capture: Callable[[], Capture]) -> Iterator[_Picture]:
         with closing(open_capture()) as capture:
             self.rate, self.live = capture.rate, capture.live
-            self._soundtrack.streams = streams = list(capture.sound)
+            streams: list[Any] = list(capture.sound)
+            self._soundtrack.streams = streams
             capture.hear = self._hear
             try:
                 while (image := capture.read()) is not None:
