@@ -154,6 +154,7 @@ def test_the_landmark_file_of_another_film_is_refused(whole: Path, clip: Path, t
         (lambda line: line | {"faces": [line["faces"][0] | {"points": [[1, 2]]}]}, "without the fields"),
         (lambda line: line | {"faces": 3}, "without the fields"),
         (lambda line: line | {"frame": "zero"}, "without the fields"),
+        (lambda line: line | {"faces": [line["faces"][0] | {"points": [[1e30, 2]] * 98}]}, "without the fields"),
     ],
 )
 def test_a_file_that_was_edited_is_said(clip: Path, whole: Path, tmp_path: Path, change, said: str):
@@ -162,6 +163,27 @@ def test_a_file_that_was_edited_is_said(clip: Path, whole: Path, tmp_path: Path,
     path.write_text(header + json.dumps(change(json.loads(first))) + "\n" + "".join(rest))
     with pytest.raises(TabrtError, match=said):
         draw(DrawOptions(source=str(clip), landmarks=str(path), out=str(tmp_path / "x.mp4")))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"hide": "pixel"}, "names options that cannot be"),
+        ({"hide": "blur", "margin": 1e308}, "names options that cannot be"),
+        ({"start": "-1e99"}, "names options that cannot be"),
+        ({"start": 3}, "names options that cannot be"),
+        ({"every": "x"}, "names options that cannot be"),
+        ({"hide": "blur", "hide_all_but": [1]}, "names options that cannot be"),
+        ({"hide": "blur", "hide_all_but": "me"}, "names options that cannot be"),
+        ({"fov": "/dev/zero"}, "/dev/zero is no file"),
+    ],
+)
+def test_options_of_a_header_that_cannot_be_are_one_line(run, clip: Path, whole: Path, tmp_path: Path, options, said):
+    header, *lines = (whole / "points.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "p.jsonl").write_text(json.dumps(json.loads(header) | {"options": options}) + "\n" + "".join(lines))
+    done = run("draw", clip, "p.jsonl", "--out", "x.mp4")
+    assert done.returncode == 1 and said in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert not (tmp_path / "x.mp4").exists()
 
 
 # ----------------------------------------------------------------------------------------------------------- going on

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from typing import Any
 
+import typer
+
 from tabrt.ahead import ahead
-from tabrt.commands.options import DrawOptions, VideoOptions
+from tabrt.commands.options import HIDES, DrawOptions, VideoOptions
 from tabrt.commands.progress import Progress, Stopwatch, Timed
 from tabrt.commands.recorded import Recording
 from tabrt.commands.summary import STAGES, Summary, drawing_of, summary
@@ -18,6 +20,7 @@ from tabrt.files import check_outputs, fingerprint
 from tabrt.film import FilmWriter, open_film
 from tabrt.sinks import FilmSink
 
+WIDEST_MARGIN = 2.0  # that the command line takes
 OF_TRACKING = ("start", "end", "every", "track", "fov", "hide", "hide_all_but", "margin", "overlay")  # what is drawn
 
 
@@ -83,12 +86,30 @@ def _as_then(recording: Recording, options: DrawOptions) -> VideoOptions:
     said = recording.header.get("options")
     then = {name: value for name, value in (said if isinstance(said, dict) else {}).items() if name in OF_TRACKING}
     then["measures"] = bool(recording.header.get("measures"))
+    try:
+        _check_kinds(then)
+        VideoOptions(source=options.source, out=options.out, **then)
+    except (TypeError, typer.BadParameter):
+        raise TabrtError(f"{recording.path} names options that cannot be; was it edited?") from None
     now = {name: getattr(options, name) for name in ("hide", "hide_all_but", "overlay")}
     changed = {name: value for name, value in now.items() if value is not None}
-    try:
-        return VideoOptions(source=options.source, out=options.out, **then | changed)
-    except TypeError:
-        raise TabrtError(f"{recording.path} names options of another kind; was it edited?") from None
+    return VideoOptions(source=options.source, out=options.out, **then | changed)
+
+
+def _check_kinds(then: dict[str, Any]) -> None:
+    """Raise TypeError for an option of a header that the command line would not have taken."""
+    words = [then.get(name) for name in ("start", "end", "fov", "hide_all_but")]
+    margin, every, track = then.get("margin", 0.0), then.get("every", 1), then.get("track", 1)
+    sound = (
+        all(word is None or isinstance(word, str) for word in words)
+        and then.get("hide") in (None, *HIDES)
+        and then.get("overlay") in (None, True, False)
+        and isinstance(margin, float | int)
+        and 0 <= margin <= WIDEST_MARGIN
+        and all(isinstance(count, int) and count > 0 for count in (every, track))
+    )
+    if not sound:
+        raise TypeError
 
 
 def _notes(recording: Recording, as_then: VideoOptions) -> Iterator[str]:

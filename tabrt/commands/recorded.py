@@ -20,6 +20,7 @@ from tabrt.tracking import Tracker, as_shown
 
 WARM_UP = 5.0  # seconds before the stop that are tracked again, so that smoothing and measures are as they were
 SAME_PLACE = 0.25  # face sides, mean distance of points at which a face of the file and a tracked one are the same
+FARTHEST = 1e6  # px from a picture's corner, where a point may lie
 SAME_TIME = 2e-6  # seconds, as files round them
 
 
@@ -88,11 +89,11 @@ def _scheme(path: str | Path, header: dict[str, Any]) -> Topology:
 
 
 def _numbers(values: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """float32 of this shape, NaN for null. Raises ValueError."""
-    found = np.array(values, np.float32)
-    if found.shape != shape:
-        raise ValueError(f"{found.shape} in place of {shape}")
-    return found
+    """float32 of this shape, NaN for null. Raises ValueError for another shape, and for what lies beyond FARTHEST."""
+    found = np.array(values, float)
+    if found.shape != shape or (np.abs(found[np.isfinite(found)]) > FARTHEST).any():
+        raise ValueError(f"{found.shape} in place of {shape}, or beyond {FARTHEST:g} px")
+    return found.astype(np.float32)
 
 
 def _lens(fov: float | Calibration | None, width: int, height: int) -> Lens:

@@ -52,6 +52,8 @@ class Calibration:
         """
         wanted = "give a file of OpenCV's calibration, with camera_matrix, image_width and image_height"
         try:
+            if Path(path).exists() and not Path(path).is_file():  # a device has no end
+                raise TabrtError(f"{path} is no file; {wanted}")
             if Path(path).stat().st_size > MAX_BYTES:
                 raise TabrtError(f"{path} is too large for a calibration; {wanted}")
             text = Path(path).read_text("utf-8")
