@@ -107,7 +107,7 @@ def small(monkeypatch, tmp_path):
         sets[name] = FaceSet(name, WFLW98, names, points, Pictures(np.broadcast_to(side, (30, 352, 352, 3))))
     meshes = {name: np.tile(MESH + np.array([16, 16, 0]), (30, 1, 1)) for name in sets}
     meshes["human"][3] = np.nan
-    monkeypatch.setattr(turned, "_fits", lambda mesh, points: np.isfinite(mesh).all(axis=(1, 2)))
+    monkeypatch.setattr(turned, "fits", lambda mesh, points: np.isfinite(mesh).all(axis=(1, 2)))
     monkeypatch.setattr(turned, "load_zip", lambda path, cache: (sets[path.stem], None))
     monkeypatch.setattr(turned, "load_meshes", lambda path: (meshes, SHAPE))
     monkeypatch.setattr(turned, "_BLOCK", 6)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 import typer
 
 from tabrt.errors import TabrtError
+from tabrt.measures.head import TURNED_FILE
 from tabrt.network.config import FEATURES, STEMS
 from tabrt.topology import TOPOLOGIES, topology_named
 from tabrt.variants import WIDTHS
@@ -153,6 +154,23 @@ def turn(
     from training.turned import make_turned
 
     typer.echo(f"wrote {make_turned(root, cache, faces, seed, typer.echo)}")
+
+
+@app.command()
+def heads(
+    model: Annotated[str, typer.Option(help="A model's name, an .onnx or a .safetensors file.")] = "tab1-lite",
+    root: Annotated[Path, typer.Option(help="The folder of the zips and meshes.npz.")] = Path("../shared/faces"),
+    out: Annotated[Path, typer.Option(help="The .npz to write.")] = TURNED_FILE,
+    cache: CacheOption = CACHE,
+) -> None:
+    """Learn how a network marks turned heads, which head pose must know: to be made anew with every network."""
+    from tabrt.engines import MODELS, load_engine
+    from training.heads import make_turned_head
+
+    # Not the name: the float32 file, the same on every machine.
+    engine = load_engine(MODELS.get(model, Path(model)), "onnxruntime", threads=1, device="cpu")
+    make_turned_head(root, cache, engine, out, typer.echo)
+    typer.echo(f"wrote {out}, {out.stat().st_size:,} bytes")
 
 
 @app.command()

@@ -71,7 +71,7 @@ def plan_turns(sets: dict[str, FaceSet], meshes: dict[str, np.ndarray], count: i
     for number, (name, share) in enumerate(_MESHED.items()):
         rng = np.random.default_rng((seed, number))
         faces, mesh = sets[name], meshes[name]
-        good = np.flatnonzero(_fits(mesh, faces.points) & ~np.isin(faces.names, MISLABELLED))
+        good = np.flatnonzero(fits(mesh, faces.points) & ~np.isin(faces.names, MISLABELLED))
         for index in rng.permutation(good)[: round(share * count)].tolist():
             yaw = yaw_of(mesh[index].astype(float))
             side = rng.choice((-1, 1)) if abs(yaw) < _FRONTAL else np.sign(yaw)
@@ -80,7 +80,7 @@ def plan_turns(sets: dict[str, FaceSet], meshes: dict[str, np.ndarray], count: i
     return turns
 
 
-def _fits(meshes: np.ndarray, points: np.ndarray) -> np.ndarray:
+def fits(meshes: np.ndarray, points: np.ndarray) -> np.ndarray:
     """(N,) bool: whether each mesh lies where the labels are."""
     vertices, marks = (list(part) for part in (_ANCHORS, _ANCHORS.values()))
     away = np.linalg.norm(meshes[:, vertices, :2].astype(np.float32) - points[:, marks], axis=2)

@@ -61,14 +61,7 @@ def turn(
     image uint8 (H, W, 3); mesh (478, 3) in its px, z growing away from the camera; points (98, 2) in its px. The face
     is set upright first. Returns a picture of the same size and points (98, 2).
     """
-    roll = WFLW98.roll(points)
-    upright = _rotation(-roll)
-    middle = mesh[shape.oval, :2].mean(axis=0)
-    still = _with_rings(mesh, shape.oval)
-    standing = np.column_stack([(still[:, :2] - middle) @ upright.T, still[:, 2]])
-    by = math.radians(yaw - yaw_of(standing))
-    turned = _turned(standing, len(mesh), by, math.radians(pitch), len(shape.oval))
-    turned[:, :2] += middle
+    upright, middle, still, turned = _stood_and_turned(mesh, points, shape, yaw, pitch)
     triangles = shape.all
     seen = _Seen.of(turned, triangles, image.shape[:2])
     background = upright.T, middle - upright.T @ middle
@@ -77,6 +70,27 @@ def turn(
     beside = np.zeros_like(moved)
     moved[_JAW], depths[_JAW], beside[_JAW] = _along_oval(points[_JAW], mesh, turned, shape.oval, upright)
     return picture, _settled(moved, depths, beside, seen, shape.surface, yaw).astype(np.float32)
+
+
+def turned_mesh(mesh: np.ndarray, points: np.ndarray, shape: Shape, yaw: float, pitch: float) -> np.ndarray:
+    """The mesh (478, 3) of the face in the picture that `turn` makes of the same, in that picture's px."""
+    return _stood_and_turned(mesh, points, shape, yaw, pitch)[3][: len(mesh)]
+
+
+def _stood_and_turned(
+    mesh: np.ndarray, points: np.ndarray, shape: Shape, yaw: float, pitch: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The rotation (2, 2) that sets a face upright and the middle (2,) it is set about; mesh and rings as they are,
+    and as they are turned (478 + 3K, 3).
+    """
+    upright = _rotation(-WFLW98.roll(points))
+    middle = mesh[shape.oval, :2].mean(axis=0)
+    still = _with_rings(mesh, shape.oval)
+    standing = np.column_stack([(still[:, :2] - middle) @ upright.T, still[:, 2]])
+    by = math.radians(yaw - yaw_of(standing))
+    turned = _turned(standing, len(mesh), by, math.radians(pitch), len(shape.oval))
+    turned[:, :2] += middle
+    return upright, middle, still, turned
 
 
 def _rotation(angle: float) -> np.ndarray:

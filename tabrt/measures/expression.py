@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tabrt.measures.head import EYE_DISTANCE, HEAD, marked
+from tabrt.measures.head import EYE_DISTANCE, TURNED_HEAD, side_of
 from tabrt.measures.pose import Pose
 from tabrt.topology import WFLW98
 
@@ -85,24 +85,23 @@ _LEAST, _MOST = NEUTRAL - FARTHEST * SPREAD, NEUTRAL + FARTHEST * SPREAD
 
 
 def _weights() -> np.ndarray:
-    """(F, 196): the features as a linear map of points in the head's axes."""
-    weights = np.zeros((len(FEATURES), WFLW98.points, 2))
+    """(F, 196): the features as a linear map of the x, then y, of points in the head's axes."""
+    weights = np.zeros((len(FEATURES), 2, WFLW98.points))
     for row, (axis, plus, minus) in zip(weights, _FEATURES.values(), strict=True):
-        row[list(plus), "xy".index(axis)] = 1 / len(plus)
+        row["xy".index(axis), list(plus)] = 1 / len(plus)
         if minus:
-            row[list(minus), "xy".index(axis)] = -1 / len(minus)
+            row["xy".index(axis), list(minus)] = -1 / len(minus)
     return weights.reshape(len(FEATURES), -1)
 
 
 _WEIGHTS = _weights()
 FLATTEST = 0.35  # cosine of the angle between a line of sight and the face
-_PLACES = HEAD[:, :2] / EYE_DISTANCE
 
 # Opposite points: three pairs of the lids of the right eye and of the left, then each eye's corners.
 _UPPER = np.array([61, 62, 63, 71, 70, 69, 60, 72])
 _LOWER = np.array([67, 66, 65, 73, 74, 75, 64, 68])
-_OPPOSITE = np.zeros((8, WFLW98.points))  # from one to the other, as a linear map
-_OPPOSITE[np.arange(8), _UPPER], _OPPOSITE[np.arange(8), _LOWER] = 1, -1
+_OPPOSITE = np.zeros((WFLW98.points, 8))  # from one to the other, as a linear map
+_OPPOSITE[_UPPER, np.arange(8)], _OPPOSITE[_LOWER, np.arange(8)] = 1, -1
 
 OPEN = 0.30  # height over width of an eye that is open as usual …
 LEAST_OPEN, MOST_OPEN = 0.17, 0.42  # … and as it may be
@@ -121,26 +120,32 @@ def facing(points: np.ndarray, pose: Pose) -> np.ndarray:
     turns is taken off.
     """
     rotation, lens = pose.unsighted, pose.lens
-    sideways = rotation[:2] / lens.focal
+    sideways = rotation[:2].T / lens.focal
     across, down = lens.centre
-    ahead = rotation[2] - across * sideways[0] - down * sideways[1]
-    sight = points.astype(np.float64) @ sideways + ahead  # in the head's axes
-    camera = pose.translation @ rotation * (-1 / EYE_DISTANCE)  # where it is, seen from the head
-    places = marked(pose.rotation[2]) * (1 / EYE_DISTANCE)
-    far = (places[:, 2] - camera[2]) / np.maximum(sight[:, 2], FLATTEST)
-    return sight[:, :2] * far[:, None] + (_PLACES - places[:, :2] + camera[:2])
+    ahead = rotation[2] - across * sideways[:, 0] - down * sideways[:, 1]
+    sight = sideways @ points.T.astype(np.float64) + ahead[:, None]  # (3, 98), in the head's axes
+    x, y, z = (pose.translation @ rotation * (-1 / EYE_DISTANCE)).tolist()  # the camera, seen from the head
+    before, share = side_of(*pose.rotation[2].tolist())
+    layers = TURNED_HEAD.layer_steps[before] * share
+    layers += TURNED_HEAD.layers[before]
+    far = (layers[0] - z) / np.maximum(sight[2], FLATTEST)
+    faced = sight[:2] * far
+    faced += layers[1:]
+    faced += [[x], [y]]
+    return faced.T
 
 
 def features(faced: np.ndarray) -> np.ndarray:
     """(F,) the features of points (98, 2) from `facing`."""
-    return _WEIGHTS @ faced.ravel()
+    return _WEIGHTS @ faced.T.ravel()
 
 
-def eye_heights(faced: np.ndarray) -> np.ndarray:
-    """(2,) mean height over width of the person's right and left eye, of points (98, 2) from `facing`."""
-    across, down = (_OPPOSITE @ faced).T
-    lengths = np.hypot(across, down)
-    return lengths[:6].reshape(2, 3).sum(axis=1) / (3 * np.maximum(lengths[6:], 1e-6))
+def eye_heights(faced: np.ndarray) -> tuple[float, float]:
+    """Mean height over width of the person's right and left eye, of points (98, 2) from `facing`."""
+    across, down = (faced.T @ _OPPOSITE).tolist()
+    lengths = list(map(math.hypot, across, down))
+    right, left = sum(lengths[:3]), sum(lengths[3:6])
+    return right / (3 * max(lengths[6], 1e-6)), left / (3 * max(lengths[7], 1e-6))
 
 
 @dataclass
@@ -153,7 +158,7 @@ class Neutral:
     """
 
     features: np.ndarray = field(default_factory=NEUTRAL.copy)  # (F,)
-    opened: np.ndarray = field(default_factory=lambda: np.full(2, OPEN))  # heights of the open eyes, right and left
+    opened: tuple[float, float] = (OPEN, OPEN)  # heights of the open eyes, right and left
     shut: float = SHUT  # height of shut eyes over that of open ones
     age: float = 0.0  # s, that were learnt from
     fixed: bool = False  # set by hand: nothing is learnt
@@ -163,8 +168,8 @@ class Neutral:
     # Time constants of the open height, s: eyes that are wider, or narrower; while settling; and surely not all open.
     RISING, FALLING, FIRST_RISING, FIRST_FALLING, WINKING, DOUBTING = 4.0, 6.0, 0.4, 1.0, 4.0, 60.0
 
-    def learn(self, now: np.ndarray, heights: np.ndarray, step: float) -> None:
-        """Take in features (F,) and eye heights (2,) of a frame, `step` seconds after the last."""
+    def learn(self, now: np.ndarray, heights: tuple[float, float], step: float) -> None:
+        """Take in features (F,) and heights of the eyes of a frame, `step` seconds after the last."""
         if self.fixed:
             return
         settling = self.age < SETTLING
@@ -172,40 +177,46 @@ class Neutral:
         move = (self.FIRST_PACE if settling else self.PACE) * step * SPREAD
         moved = self.features + np.minimum(np.maximum(now - self.features, -move), move)
         self.features = np.minimum(np.maximum(moved, _LEAST), _MOST)
-        either_open = float(heights.max()) > SURELY_OPEN
-        for eye, (height, opened) in enumerate(zip(heights.tolist(), self.opened.tolist(), strict=True)):
-            if height > opened:
-                span = self.FIRST_RISING if settling else self.RISING
-            elif height > SURELY_OPEN:
-                span = self.FIRST_FALLING if settling else self.FALLING
-            else:  # shut; or narrow, where the other eye is not
-                span = (self.FIRST_FALLING if settling else self.WINKING) if either_open else self.DOUBTING
-            opened += (height - opened) * (1 - math.exp(-step / span))
-            self.opened[eye] = min(max(opened, LEAST_OPEN), MOST_OPEN)
+        either_open = max(heights) > SURELY_OPEN
+        right, left = (
+            self._followed(height, opened, step, settling, either_open)
+            for height, opened in zip(heights, self.opened, strict=True)
+        )
+        self.opened = right, left
+
+    def _followed(self, height: float, opened: float, step: float, settling: bool, either_open: bool) -> float:
+        """The open height of an eye, a frame later."""
+        if height > opened:
+            span = self.FIRST_RISING if settling else self.RISING
+        elif height > SURELY_OPEN:
+            span = self.FIRST_FALLING if settling else self.FALLING
+        else:  # shut; or narrow, where the other eye is not
+            span = (self.FIRST_FALLING if settling else self.WINKING) if either_open else self.DOUBTING
+        return min(max(opened + (height - opened) * (1 - math.exp(-step / span)), LEAST_OPEN), MOST_OPEN)
 
     def blinked(self, lowest: float) -> None:
         """Take in how far eyes went down in a blink, as a share of their open height."""
         if lowest < MOST_SHUT:
             self.shut = max(self.shut + 0.3 * (lowest - self.shut), LEAST_SHUT)
 
-    def fix(self, now: np.ndarray, heights: np.ndarray) -> None:
+    def fix(self, now: np.ndarray, heights: tuple[float, float]) -> None:
         """Call this the neutral face."""
         self.features, self.fixed = now.copy(), True
-        self.opened = np.clip(heights, LEAST_OPEN, MOST_OPEN)
+        right, left = (min(max(height, LEAST_OPEN), MOST_OPEN) for height in heights)
+        self.opened = right, left
 
 
-def openness(heights: np.ndarray, neutral: Neutral) -> tuple[float, float]:
-    """How far the right and the left eye are open, 0…1, of heights (2,)."""
+def openness(heights: tuple[float, float], neutral: Neutral) -> tuple[float, float]:
+    """How far the right and the left eye are open, 0…1, of their heights."""
     right, left = (
         (height / opened - neutral.shut) / (1 - neutral.shut)
-        for height, opened in zip(heights.tolist(), neutral.opened.tolist(), strict=True)
+        for height, opened in zip(heights, neutral.opened, strict=True)
     )
     # Lids move together but for a wink: what small difference there is, is noise.
     low, high = WINK
     apart = min(max((abs(right - left) - low) / (high - low), 0.0), 1.0)
-    middle = (right + left) / 2
-    right, left = (min(max(middle + (eye - middle) * apart, 0.0), 1.0) for eye in (right, left))
-    return right, left
+    middle, aside = (right + left) / 2, (right - left) / 2 * apart
+    return min(max(middle + aside, 0.0), 1.0), min(max(middle - aside, 0.0), 1.0)
 
 
 # How far features have moved for each part of the shapes: their weights, what counts as nothing, and full strength. An
@@ -250,14 +261,14 @@ _DIRECT = tuple(name for name in _PARTS if name[0].islower() and name in SHAPES)
 
 
 def shapes(
-    now: np.ndarray, heights: np.ndarray, opened: tuple[float, float], neutral: Neutral, yaw: float
+    moved: np.ndarray, heights: tuple[float, float], opened: tuple[float, float], neutral: Neutral, yaw: float
 ) -> dict[str, float]:
-    """The shapes of brows, jaw, mouth and lids from features (F,) and eye heights (2,): 0…1 by ARKit's names.
+    """The shapes of brows, jaw, mouth and lids: 0…1 by ARKit's names.
 
-    opened: openness of the right and the left eye. yaw: degrees that the head is turned; the jaw's points slide along
-    the outline as it turns, so that jaw and chin are trusted less.
+    moved (F,): features less the neutral ones. heights, opened: of the right and the left eye, their openness too. yaw:
+    degrees that the head is turned; the jaw's points slide along the outline as it turns, so that jaw and chin are
+    trusted less.
     """
-    moved = now - neutral.features
     told = dict(zip(_PARTS, np.minimum(np.maximum(_MOVES @ moved - _NOTHING, 0.0), 1.0).tolist(), strict=True))
     found = {name: told[name] for name in _DIRECT}
     for side in ("Left", "Right"):
@@ -271,8 +282,8 @@ def shapes(
     found["mouthClose"] = max(0.0, found["jawOpen"] - told["lips"])
     found["jawLeft"], found["jawRight"] = _share(aside, 0.045, 0.11), _share(-aside, 0.045, 0.11)
     found["eyeBlinkRight"], found["eyeBlinkLeft"] = 1 - opened[0], 1 - opened[1]
-    wide = (heights / neutral.opened).tolist()
-    found["eyeWideRight"], found["eyeWideLeft"] = (_share(eye - 1, 0.12, 0.4) for eye in wide)
+    found["eyeWideRight"] = _share(heights[0] / neutral.opened[0] - 1, 0.12, 0.4)
+    found["eyeWideLeft"] = _share(heights[1] / neutral.opened[1] - 1, 0.12, 0.4)
     return found
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from tabrt.measures.expression import FEATURES, Neutral
+from tabrt.measures.expression import FEATURES
 from tabrt.measures.head import EYE_DISTANCE
 from tabrt.measures.pose import Pose
 
@@ -61,25 +61,34 @@ class Gaze:
         return EyeGaze(yaw, pitch, max(one.confidence, other.confidence), one.head)
 
 
-def gaze_of(now: np.ndarray, neutral: Neutral, opened: tuple[float, float], pose: Pose, confidence: np.ndarray) -> Gaze:
-    """The gaze from features (F,), openness of right and left eye, pose, and confidence (98,) of the points.
+def gaze_of(moved: np.ndarray, opened: tuple[float, float], pose: Pose, confidence: np.ndarray) -> Gaze:
+    """The gaze from features less the neutral ones (F,), openness of the right and the left eye, pose, and confidence
+    (98,) of the points.
 
     Angles are from where the person's pupils are most of the time, for points alone cannot tell where an eye's middle
-    is. An eye that is far round the head is trusted less.
+    is.
     """
-    eyes: dict[str, EyeGaze | None] = {}
-    for side, open_ in zip(("right", "left"), opened, strict=True):
-        if open_ < SHUT:
-            eyes[side] = None
-            continue
-        across, down = (float(now[i] - neutral.features[i]) * EYE_DISTANCE / EYEBALL for i in (_X[side], _Y[side]))
-        sine_yaw, sine_pitch = (min(max(part, -_FARTHEST), _FARTHEST) for part in (-across, down))
-        yaw, pitch = math.degrees(math.asin(sine_yaw)), math.degrees(math.asin(sine_pitch))
-        turned = pose.yaw if side == "right" else -pose.yaw  # > 0: the eye turns away from the camera
-        seen = min(max(math.cos(math.radians(max(turned, 0.0) * 1.5)), 0.0), 1.0)
-        sure = float(confidence[PUPIL[side]]) * min(1.0, (open_ - SHUT) / 0.3) * seen
-        eyes[side] = EyeGaze(yaw, pitch, min(max(sure, 0.0), 1.0), pose.rotation)
-    return Gaze(**eyes)
+    right, left = opened
+    return Gaze(
+        left=_eye("left", moved, left, pose, -pose.yaw, confidence),
+        right=_eye("right", moved, right, pose, pose.yaw, confidence),
+    )
+
+
+def _eye(
+    side: str, moved: np.ndarray, opened: float, pose: Pose, turned: float, confidence: np.ndarray
+) -> EyeGaze | None:
+    """One eye's. turned: degrees by which it is turned away from the camera: far round the head it is trusted less."""
+    if opened < SHUT:
+        return None
+    sine_yaw, sine_pitch = (
+        min(max(float(part) * (EYE_DISTANCE / EYEBALL), -_FARTHEST), _FARTHEST)
+        for part in (-moved[_X[side]], moved[_Y[side]])
+    )
+    seen = max(math.cos(math.radians(max(turned, 0.0) * 1.5)), 0.0)
+    sure = float(confidence[PUPIL[side]]) * min(1.0, (opened - SHUT) / 0.3) * seen
+    yaw, pitch = math.degrees(math.asin(sine_yaw)), math.degrees(math.asin(sine_pitch))
+    return EyeGaze(yaw, pitch, min(max(sure, 0.0), 1.0), pose.rotation)
 
 
 def look_shapes(gaze: Gaze) -> dict[str, float]:

@@ -11,6 +11,8 @@ eye corners.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -52,35 +54,85 @@ HEAD = _table()  # (98, 3)
 HEAD.flags.writeable = False
 EYE_DISTANCE = float(HEAD[72, 0] - HEAD[60, 0])  # m, between the outer corners
 
-# A turned head as the network marks it. What the turn hides it puts, as people do who label pictures, on the outline of
-# what is seen: points slide over the head as it turns. Means of pictures turned by known angles: docs/measures.md.
-# (19, 98, 4): by the angle from which the head is seen, 0, 5 … 90° to the picture's left: metres by which a point lies
-# off HEAD, and how sure its place is, 0…1.
-_TURNED = np.load(Path(__file__).with_name("turned.npy"), allow_pickle=False).astype(float)
-ANGLE = 5.0  # degrees between them
+ANGLE = 5.0  # degrees between the entries of a TurnedHead
+RIGID = np.array([60, 64, 68, 72, *range(51, 60)])  # points at eye corners and nose: what no expression moves
+USED = np.concatenate([RIGID, np.arange(0, 33, 2)])  # points that a pose rests on: they, and half of the jaw's
+JAW_WEIGHT = 0.2  # its points slide along the outline, but there are many of them and they calm the pose
+_RIGID_MIRROR = np.array([RIGID.tolist().index(point) for point in WFLW98.mirror[RIGID]])
 
 
-def _marked() -> tuple[np.ndarray, np.ndarray]:
-    mirrored = _TURNED[:0:-1, WFLW98.mirror] * (-1, 1, 1, 1)
-    both = np.concatenate([mirrored, _TURNED])
-    return HEAD + both[..., :3], both[..., 3]
+@dataclass(frozen=True, eq=False)
+class TurnedHead:
+    """The mean head as a network marks it, seen from −90 … 90° in steps of ANGLE: above 0 from the picture's left.
 
+    What a turn hides a network puts, as people do who label pictures, on the outline of what is seen: points slide over
+    the head as it turns. And people's heads are not the mean one: what is left between them tells how a pose is off.
+    """
 
-MARKED, SURENESS = _marked()  # (37, 98, 3) metres and (37, 98), from −90 to 90°
+    places: np.ndarray  # (37, 98, 3) metres
+    sureness: np.ndarray  # (37, 98) 0…1: weight of a point, over that in a frontal view
+    left: np.ndarray  # (37, 26, 3) rotation vector, in radians, by what is left of x, then y, of RIGID in eye distances
+
+    @classmethod
+    def of(cls, slides: np.ndarray, left: np.ndarray) -> TurnedHead:
+        """From one side, 0 … 90°. slides (19, 98, 4): metres off HEAD, and sureness; left (19, 26, 3)."""
+        both = np.concatenate([slides[:0:-1, WFLW98.mirror] * (-1, 1, 1, 1), slides])
+        swapped = left.reshape(len(left), 2, -1, 3)[:0:-1, :, _RIGID_MIRROR] * (1, -1, -1)
+        swapped[:, 0] *= -1
+        return cls(HEAD + both[..., :3], both[..., 3], np.concatenate([swapped.reshape(-1, *left.shape[1:]), left]))
+
+    @classmethod
+    def read(cls, path: Path) -> TurnedHead:
+        with np.load(path, allow_pickle=False) as file:
+            return cls.of(file["slides"].astype(float), file["left"].astype(float))
+
+    @cached_property
+    def sides(self) -> np.ndarray:
+        """(37, 8, N): of the points USED, homogeneous places, how they slide as the side changes, and weights."""
+        places = self.places[:, USED].transpose(0, 2, 1)
+        slides = np.gradient(places, math.radians(ANGLE), axis=0)
+        weights = self.sureness[:, USED] * np.where(np.isin(USED, RIGID), 1.0, JAW_WEIGHT)
+        return np.concatenate([places, np.ones_like(weights)[:, None], slides, weights[:, None]], axis=1)
+
+    @cached_property
+    def steps(self) -> np.ndarray:
+        """(36, 8, N): from each of `sides` to the next."""
+        return np.diff(self.sides, axis=0)
+
+    @cached_property
+    def left_steps(self) -> np.ndarray:
+        """(36, 26, 3): from each of `left` to the next."""
+        return np.diff(self.left, axis=0)
+
+    @cached_property
+    def layers(self) -> np.ndarray:
+        """(37, 3, 98) eye distances: how deep each point lies, and how far back it is to its place on HEAD, x and y."""
+        back = (HEAD - self.places)[..., :2]
+        return np.concatenate([self.places[..., 2:], back], axis=2).transpose(0, 2, 1) / EYE_DISTANCE
+
+    @cached_property
+    def layer_steps(self) -> np.ndarray:
+        """(36, 3, 98): from each of `layers` to the next."""
+        return np.diff(self.layers, axis=0)
+
+    def marked(self, sight: np.ndarray) -> np.ndarray:
+        """(98, 3) metres: the points as they are marked where the head is seen along a direction.
+
+        sight (3,): of the line from the camera to the head, in the head's axes: the third row of a pose's rotation.
+        """
+        before, share = side_of(*sight.tolist())
+        return self.places[before] + share * (self.places[before + 1] - self.places[before])
 
 
 def side_of(x: float, y: float, z: float) -> tuple[int, float]:
-    """From which side a head is seen along a direction in its axes: the entry of MARKED before, and the share of the
-    way to the next."""
+    """From which side a head is seen along a direction in its axes: the entry of a TurnedHead before, and the share of
+    the way to the next."""
     place = (math.degrees(math.atan2(-x, math.hypot(y, z))) + 90) / ANGLE
-    before = min(int(place), len(MARKED) - 2)
+    before = min(int(place), round(180 / ANGLE) - 1)
     return before, place - before
 
 
-def marked(sight: np.ndarray) -> np.ndarray:
-    """(98, 3) metres: the points of the mean head as they are marked where it is seen along a direction.
-
-    sight (3,): of the line from the camera to the head, in the head's axes: the third row of a pose's rotation.
-    """
-    before, share = side_of(*sight.tolist())
-    return MARKED[before] + share * (MARKED[before + 1] - MARKED[before])
+# As the networks that ship mark it: made by `python -m training heads`. See docs/measures.md.
+TURNED_FILE = Path(__file__).with_name("turned.npz")
+TURNED_HEAD = TurnedHead.read(TURNED_FILE)
+marked = TURNED_HEAD.marked

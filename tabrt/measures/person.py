@@ -52,7 +52,7 @@ class Person:
         self._blinks = BlinkFinder()
         self._pose: Pose | None = None
         self._pose_time = self._time = -np.inf
-        self._now: tuple[np.ndarray, np.ndarray] | None = None
+        self._now: tuple[np.ndarray, tuple[float, float]] | None = None
 
     def pose(self, points: np.ndarray, confidence: np.ndarray, lens: Lens, time: float) -> Pose | None:
         """The pose of points (98, 2) in frame px, sought near the last one."""
@@ -77,15 +77,16 @@ class Person:
         if time > self._time:
             self._now = now, heights
             step, self._time = min(time - self._time, LONGEST_STEP), time
-            blink = self._blinks(time, sum(heights.tolist()) / 2, self.neutral.shut)
+            blink = self._blinks(time, sum(heights) / 2, self.neutral.shut)
             if blink is not None:
                 self.neutral.blinked(blink.lowest)
                 blink = replace(blink, time=blink.time + later, lowest_time=blink.lowest_time + later)
             if float(confidence.sum()) > SURE * len(confidence) and abs(pose.yaw) < FRONTAL:
                 self.neutral.learn(now, heights, step)
         right, left = opened = openness(heights, self.neutral)
-        gaze = gaze_of(now, self.neutral, opened, pose, confidence)
-        found = shapes(now, heights, opened, self.neutral, pose.yaw) | look_shapes(gaze)
+        moved = now - self.neutral.features
+        gaze = gaze_of(moved, opened, pose, confidence)
+        found = shapes(moved, heights, opened, self.neutral, pose.yaw) | look_shapes(gaze)
         return gaze, Measures(found, left, right, blink)
 
     def be_neutral(self) -> None:

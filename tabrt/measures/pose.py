@@ -21,13 +21,9 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from tabrt.measures.head import ANGLE, EYE_DISTANCE, HEAD, MARKED, SURENESS, side_of
+from tabrt.measures.head import EYE_DISTANCE, HEAD, RIGID, TURNED_HEAD, USED, TurnedHead, side_of
 from tabrt.measures.lens import Lens
 
-RIGID = np.array([60, 64, 68, 72, *range(51, 60)])  # eye corners and nose: what no expression moves
-JAW = np.arange(0, 33, 2)
-JAW_WEIGHT = 0.2  # its points slide along the outline, but there are many of them and they calm the pose
-USED = np.concatenate([RIGID, JAW])
 USUAL_SIZE = 0.05  # standard deviation of the rigid points over their distance: of a face at 0.6 m
 LEAST_CONFIDENCE = 0.05
 STEPS = 30  # of Gauss-Newton at most
@@ -36,6 +32,18 @@ LONGEST = 0.5  # … and that one step may make
 SIDEWAYS = 1e-3  # least part of a line of sight across a profile: straight across, no turn brings it farther
 FARTHER = 30.0  # degrees that a second start is turned more
 LOST = 0.25  # eye distances, misfit of a pose from which a solution is sought anew
+LEFT = 0.009  # m, that people's heads differ from the mean one: what is left beyond is believed less …
+BETTERED = 0.35  # … and radians, that a pose is turned by it at most
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """The pose in which the mean head lies nearest to points."""
+
+    rotation: np.ndarray  # (3, 3) the head's axes to the camera's
+    translation: np.ndarray  # (3,) metres
+    left: np.ndarray  # (2, 13) metres: how far RIGID of the mean head lie from those seen, as far as it is believed
+    misfit: float  # root mean square distance of those points, weighed by confidence, in eye distances
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +54,12 @@ class Pose:
     translation: np.ndarray  # (3,) metres, of the middle between the eyes, for a head of mean size
     unsighted: np.ndarray = field(repr=False)  # (3, 3) the rotation with the line of sight left in
     lens: Lens
-    misfit: float  # rms distance of the points it rests on from where the mean head has them, in eye distances
+    fit: Fit = field(repr=False)  # what it was told from; the next is sought near it
+
+    @property
+    def misfit(self) -> float:
+        """Root mean square distance of the rigid points from where the mean head has them, in eye distances."""
+        return self.fit.misfit
 
     @cached_property
     def angles(self) -> tuple[float, float, float]:
@@ -92,21 +105,62 @@ def head_pose(points: np.ndarray, confidence: np.ndarray, lens: Lens, last: Pose
     `last`: the pose of the frame before, near which the solution is sought; the result hardly depends on it. None
     where the points are no face's: not finite, or in one place.
     """
+    fit = best_fit(points, confidence, lens, None if last is None else last.fit)
+    if fit is None:
+        return None
+    sight = to_sight(fit.translation)
+    rotation = _bettered(sight @ fit.rotation, fit.left)
+    return Pose(rotation, fit.translation, sight.T @ rotation, lens, fit)
+
+
+def best_fit(
+    points: np.ndarray,
+    confidence: np.ndarray,
+    lens: Lens,
+    last: Fit | None = None,
+    head: TurnedHead = TURNED_HEAD,
+) -> Fit | None:
+    """Where a head, the mean one unless another is given, fits points (98, 2); see `head_pose`."""
     across, down = lens.centre
     seen = (points.T.take(USED, axis=1) - np.array([[across], [down]])) / lens.focal  # (2, N)
     confidence = np.maximum(confidence.take(USED), LEAST_CONFIDENCE)
     found = None
     if last is not None:
-        found = _refine(seen, confidence, last.unsighted, last.translation)
-    if found is None or found[2] > LOST:
+        found = _refine(head, seen, confidence, last.rotation, last.translation)
+    if found is None or found.misfit > LOST:
         if not math.isfinite(float(seen.sum() + confidence.sum())):
             return None
-        tried = [found, *(_refine(seen, confidence, *start) for start in _starts(seen.T))]
-        found = min((pose for pose in tried if pose is not None), key=lambda pose: pose[2], default=None)
-    if found is None:
-        return None
-    rotation, translation, misfit = found
-    return Pose(_to_sight(translation) @ rotation, translation, rotation, lens, misfit)
+        tried = [found, *(_refine(head, seen, confidence, *start) for start in _starts(seen.T))]
+        found = min((fit for fit in tried if fit is not None), key=lambda fit: fit.misfit, default=None)
+    return found
+
+
+def _bettered(rotation: np.ndarray, left: np.ndarray) -> np.ndarray:
+    """A rotation (3, 3) against the line of sight, turned by what is left (2, 13) of the rigid points.
+
+    A person's head is not the mean one, and some differences go with a pose that is a little off: the table has, for
+    each side from which a head is seen, the regression of the one on the other.
+    """
+    before, share = side_of(*rotation[2].tolist())
+    told = TURNED_HEAD.left_steps[before] * share
+    told += TURNED_HEAD.left[before]
+    cosine, sine = uprighting(rotation)
+    x, y, z = (upright(left, cosine, sine).ravel() @ told).tolist()
+    share = min(1.0, BETTERED / max(math.hypot(x, y, z), BETTERED))
+    turn = np.array([cosine * x + sine * y, cosine * y - sine * x, z])
+    return cv2.Rodrigues(turn * share)[0] @ rotation
+
+
+def uprighting(rotation: np.ndarray) -> tuple[float, float]:
+    """Cosine and sine of the turn about the line of sight that brings the head's own y axis straight down."""
+    aside, down = float(rotation[0, 1]), float(rotation[1, 1])
+    length = max(math.hypot(aside, down), 1e-9)
+    return down / length, aside / length
+
+
+def upright(left: np.ndarray, cosine: float, sine: float) -> np.ndarray:
+    """What is left (2, N), turned by that."""
+    return np.array([[cosine, -sine], [sine, cosine]]) @ left
 
 
 def _starts(seen: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -126,91 +180,71 @@ def _starts(seen: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         return []
     distance = float(near[2, 0]) * farther
     translation = np.array([*(middle * distance + near[:2, 0]), distance])
-    rotation = _to_sight(translation).T @ cv2.Rodrigues(vector)[0]
+    rotation = to_sight(translation).T @ cv2.Rodrigues(vector)[0]
     farther_round = rotation @ rotation_of(math.copysign(FARTHER, -float(rotation[2, 0])), 0, 0)
     return [(rotation, translation), (farther_round, translation)]
 
 
 _MODEL = np.ascontiguousarray(HEAD[RIGID])
 _MIDDLE = len(USED) // 2
-
-
-def _heads() -> np.ndarray:
-    """(37, 17, N): the head seen from each angle of MARKED. Rows: homogeneous places of the points; how they move with
-    a small turn about each of the head's axes; how they slide as the side changes from which it is seen; their weights.
-    """
-    places = MARKED[:, USED]
-    turned = np.cross(np.eye(3)[:, None, None], places)  # turn, angle, point, axis
-    # By axis of the head, then turn, so that one product brings them to the camera's axes.
-    moved = turned.transpose(1, 3, 0, 2).reshape(len(places), 9, -1)
-    slides = np.gradient(places, math.radians(ANGLE), axis=0).transpose(0, 2, 1)
-    weights = SURENESS[:, USED] * np.where(np.isin(USED, RIGID), 1.0, JAW_WEIGHT)
-    rows = [places.transpose(0, 2, 1), np.ones_like(weights)[:, None], moved, slides, weights[:, None]]
-    return np.concatenate(rows, axis=1)
-
-
-_HEADS = _heads()
-_STEPS = np.diff(_HEADS, axis=0)
+_SMALL_TURNS = np.cross(np.eye(3)[:, None], np.eye(3)).transpose(2, 0, 1).reshape(3, 9)  # a turn each three columns
 
 
 def _refine(
-    seen: np.ndarray, confidence: np.ndarray, rotation: np.ndarray, translation: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, float] | None:
+    head: TurnedHead, seen: np.ndarray, confidence: np.ndarray, rotation: np.ndarray, translation: np.ndarray
+) -> Fit | None:
     """Gauss-Newton on the weighed errors of points (2, N) seen by a focal length of 1, in metres in each point's plane.
 
     They are weighed anew each step: a point that lies farther off than most counts less, 1 / max(1, e / median e).
     """
     squared = confidence * confidence
-    pose = np.empty((3, 4))
-    pose[:, :3], pose[:, 3] = rotation, translation
-    # A small turn about the head's axes, then a shift. That in depth counts as much as one aside: without that the
-    # equations of a far face cannot be solved.
+    turn, at = rotation, translation
+    # Errors, and what changes them: a small turn about each of the head's axes, then a shift. That in depth counts as
+    # much as one aside: without that the equations of a far face cannot be solved.
     deep = float(translation[2]) / EYE_DISTANCE
-    moves = np.zeros((6, 2, len(USED)))
-    moves[3, 0] = moves[4, 1] = 1
-    moves[5] = -deep * seen
-    turns, flat = moves[:3].swapaxes(0, 1), moves.reshape(6, -1)
+    system = np.zeros((7, 2, len(USED)))
+    system[4, 0] = system[5, 1] = 1
+    system[6] = -deep * seen
+    away, flat = system[0], system.reshape(7, -1)
+    maps = np.zeros((4, 3, 7))  # from a side's places and slides to the camera's axes: itself, and by each turn
     for _ in range(STEPS):
-        x, y, z = (pose[:, 3] @ pose[:, :3]).tolist()  # the line of sight in the head's axes
+        x, y, z = (at @ turn).tolist()  # the line of sight in the head's axes
         before, share = side_of(x, y, z)
-        head = _STEPS[before] * share
-        head += _HEADS[before]
-        placed = pose @ head[:4]
-        depth = placed[2]
-        if depth.min() <= 1e-3:
+        side = head.steps[before] * share
+        side += head.sides[before]
+        aside = max(math.hypot(y, z), SIDEWAYS * abs(x))
+        maps[0, :, :3], maps[0, :, 3] = turn, at
+        maps[1:, :, :3] = (turn @ _SMALL_TURNS).reshape(3, 3, 3).swapaxes(0, 1)
+        np.multiply(turn, z / aside, out=maps[2, :, 4:])
+        np.multiply(turn, -y / aside, out=maps[3, :, 4:])
+        placed = (maps.reshape(12, 7) @ side[:7]).reshape(4, 3, -1)
+        if placed[0, 2].min() <= 1e-3:
             return None
-        away = placed[:2] - seen * depth
+        np.subtract(placed[:, :2], seen * placed[:, 2:], out=system[:4])
         errors = np.hypot(away[0], away[1])
-        usual = max(float(np.partition(errors, _MIDDLE)[_MIDDLE]), 1e-9)
-        weights = head[16] * squared / np.maximum(errors * (1 / usual), 1.0)
-        turned = (pose[:, :3] @ head[4:13].reshape(3, -1)).reshape(3, 3, -1)  # axis of the camera, turn, point
-        slides, aside = pose[:, :3] @ head[13:16], max(math.hypot(y, z), SIDEWAYS * abs(x))
-        turned[:, 1] += slides * (z / aside)
-        turned[:, 2] -= slides * (y / aside)
-        np.subtract(turned[:2], seen[:, None] * turned[2], out=turns)
-        weighed = (moves * weights).reshape(6, -1)
-        solved, step = cv2.solve(weighed @ flat.T, weighed @ away.ravel(), flags=cv2.DECOMP_CHOLESKY)
-        far = float(pose[2, 3])
-        *turn, right, down, out = step[:, 0].tolist()
-        sizes = (*map(abs, turn), abs(right / far), abs(down / far), abs(out * deep / far))
+        usual = max(sorted(errors.tolist())[_MIDDLE], 1e-9)
+        weights = side[7] * squared / np.maximum(errors * (1 / usual), 1.0)
+        normal = (system * weights).reshape(7, -1) @ flat.T
+        solved, step = cv2.solve(normal[1:, 1:], normal[0, 1:], flags=cv2.DECOMP_CHOLESKY)
+        far = float(at[2])
+        *by, right, down, out = step[:, 0].tolist()
+        sizes = (*map(abs, by), abs(right / far), abs(down / far), abs(out * deep / far))
         if not (solved and math.isfinite(sum(sizes))):
             return None
         size = max(sizes)
         share = -min(1.0, LONGEST / max(size, LONGEST))
-        pose[:, :3] = pose[:, :3] @ cv2.Rodrigues(step[:3] * share)[0]
-        pose[:, 3] += (right * share, down * share, out * deep * share)
+        turn = turn @ cv2.Rodrigues(step[:3] * share)[0]
+        at = at + (right * share, down * share, out * deep * share)
         if size < DONE:
             break
-    return pose[:, :3], pose[:, 3], _misfit(errors, confidence)
+    left = (away + (step[:, 0] * share @ flat[1:]).reshape(2, -1))[:, : len(RIGID)]  # by the last step
+    x, y = left
+    squares, sure = x * x + y * y, confidence[: len(RIGID)]
+    misfit = math.sqrt(float(squares @ sure) / float(sure.sum())) / EYE_DISTANCE
+    return Fit(turn, at, left * (sure / np.maximum(squares * (1 / LEFT**2), 1.0)), misfit)
 
 
-def _misfit(errors: np.ndarray, confidence: np.ndarray) -> float:
-    """Root mean square of the rigid points' errors (N,) in metres, weighed by their confidence, in eye distances."""
-    away, sure = errors[: len(RIGID)], confidence[: len(RIGID)]
-    return math.sqrt(float(away * away @ sure) / float(sure.sum())) / EYE_DISTANCE
-
-
-def _to_sight(translation: np.ndarray) -> np.ndarray:
+def to_sight(translation: np.ndarray) -> np.ndarray:
     """(3, 3): the smallest rotation that brings this direction onto the camera's axis."""
     x, y, z = translation.tolist()
     length = math.hypot(x, y, z)
