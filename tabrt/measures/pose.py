@@ -234,7 +234,7 @@ def _refine(
         size = max(sizes)
         share = -min(1.0, LONGEST / max(size, LONGEST))
         turn = turn @ cv2.Rodrigues(step[:3] * share)[0]
-        at = at + (right * share, down * share, out * deep * share)
+        at = at + np.array([right, down, out * deep]) * share
         if size < DONE:
             break
     left = (away + (step[:, 0] * share @ flat[1:]).reshape(2, -1))[:, : len(RIGID)]  # by the last step
