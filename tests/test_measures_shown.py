@@ -151,7 +151,7 @@ def test_a_face_that_fills_the_picture_is_hardly_covered():
 def test_a_small_face_gets_its_axes_alone():
     picture, (one,) = drawn_at((0, 0, 1.6))
     assert one.box.height < 80
-    assert not plates(picture).any()
+    assert plates(picture).sum() < 4  # a pixel of a soft edge may have that grey by chance, a panel has thousands
     assert not (np.abs(picture.astype(int) - (90, 245, 255)) < 12).all(axis=2).any()  # no lines of sight
     assert (picture.min(axis=2) < 100).any()  # but axes
 
