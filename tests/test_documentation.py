@@ -119,6 +119,15 @@ def test_links_lead_to_files(page: Path):
             assert (page.parent / target.split("#")[0]).exists(), f"{page.name} links to {target}"
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_programs_in_a_page_use_no_name_that_they_do_not_have(page: Path):
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    for block in (block for block in blocks if "tabrt." in block):
+        command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", "-"]
+        told = subprocess.run(command, input=block, capture_output=True, text=True)
+        assert told.returncode == 0, told.stdout
+
+
 def test_the_site_is_built_without_a_warning_and_fetches_nothing(tmp_path: Path):
     if importlib.util.find_spec("mkdocstrings") is None:
         pytest.skip("the site's builder is not installed here (extra docs)")
