@@ -87,10 +87,11 @@ def _variant(checkpoint: Path, precision: str, out: Path, crops: np.ndarray, cal
 @functools.cache
 def calibration_crops(faces: Path, size: int = CROP_SIZE, count: int = CALIBRATION_FACES) -> np.ndarray:
     """Crops uint8 (count, size, size, 3) RGB spread over all sets of faces, none of them kept for validation."""
-    sets, _ = shared_faces(faces, CACHE)
+    known, _ = shared_faces(faces, CACHE)
+    sets = [part for part in known.values() if np.isfinite(part.points).any()]  # the others show no face
     each = -(-count // len(sets))
     crops = []
-    for part in sets.values():
+    for part in sets:
         for index in np.unique(np.linspace(0, len(part) - 1, each).astype(int)):
             box = None if part.boxes is None else part.boxes[index]
             crop = replace(truth_crop(part.points[index], box=box), size=size)

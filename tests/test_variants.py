@@ -33,6 +33,7 @@ def test_every_width_is_a_network_and_knows_its_name(width: str):
 
 def test_a_width_alone_names_the_model_of_it_that_ships():
     assert NetworkOptions(width="base").model_name == "tab2-base"
+    assert NetworkOptions(width="nano").model_name == "tab1-nano"
     assert NetworkOptions(width="lite").model_name == NetworkOptions().model_name == DEFAULT_MODEL
 
 

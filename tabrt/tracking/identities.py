@@ -117,7 +117,7 @@ class Identities:
             if look is not None and track.goes_on(look, change):
                 track.see(look, now)
                 self.tracks.append(track)
-            elif track.id:
+            elif track.confirmed:  # a doubtful one that is not seen again was none
                 lost.append(track)
         self.lost += lost
         self._part()
@@ -160,7 +160,8 @@ class Identities:
         if lost is None or _distance(lost, track) == math.inf:
             return False
         self.lost.remove(lost)
-        track.id, track.person, track.confirmed = lost.id, lost.person, True
+        track.id, track.person = lost.id, lost.person
+        track.confirmed, track.evidence = lost.confirmed, lost.evidence
         return True
 
     def rename(self, names: Mapping[int, int], following: int) -> None:
