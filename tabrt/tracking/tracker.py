@@ -36,7 +36,7 @@ MIN_SCORE = 0.4  # below, a followed face is lost: lower than for new ones, so t
 NEW_MARGIN = 0.05  # by which a new face's score must lie above that
 SURE_CONFIDENCE = 0.6  # a followed face below it must be seen by the detector too, now and then
 SURE_SCORE = 0.85  # from here on a new face is believed at once; below, the detector must see it there too:
-# the network's score and a share of the detector's certainty, in the mean of so many frames. Measured, each at its best:
+# the network's score and a share of the detector's certainty, in the mean of so many frames. Measured, each at best:
 # 204 of 208 profiles and all of 52 children reach 0.64 and more; jumpers, tables and necks 0.52 at most, any of 324
 # pictures without people 0.57, a drawn doll 0.63. With half of the certainty the doll is among the profiles.
 CERTAINTY_SHARE = 0.2
