@@ -361,6 +361,7 @@ def test_live_writes_what_it_saw(short_film, tmp_path):
     assert summary.signal == summary.reconnections == 0
     assert summary.lines[1:] == (f"wrote {tmp_path / 'seen.mp4'}", f"wrote {tmp_path / 'seen.jsonl'}")
     check_osc(bundle, rows)
+    assert json.loads((tmp_path / "seen.jsonl").read_text().splitlines()[-1]) == {"end": {"frames": len(rows)}}
 
 
 def check_osc(bundle: bytes, rows: list[dict]) -> None:

@@ -87,6 +87,9 @@ def live(options: LiveOptions, tracker: Tracker | None = None, folder: Path | No
         points, boundaries = (Drawing(each if options.drawn else (), hide) for each in layers)
         warm_up(tracker)
         follow(camera, tracker, run, [*shown, *others], (points, boundaries), options.stop_after)
+        if not run.status.signal:
+            for sink in others:
+                sink.finish()
     return _summary(options, run, others)
 
 
