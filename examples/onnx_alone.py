@@ -14,24 +14,26 @@ model, picture, *sides = sys.argv[1:]
 left, top, right, bottom = map(float, sides)
 session = onnxruntime.InferenceSession(model)
 card = json.loads(session.get_modelmeta().custom_metadata_map["tabrt"])
+size = card["crop_size"]  # px
+middle = (size - 1) / 2
 
 
 def look(image: np.ndarray, centre: np.ndarray, side: float, roll: float) -> np.ndarray:
     """Points (98, 2) px of image uint8 (H, W, 3) RGB, seen in a square that is turned by roll."""
-    turn = np.array([[np.cos(roll), np.sin(roll)], [-np.sin(roll), np.cos(roll)]]) * (256 / side)
-    matrix = np.column_stack([turn, 127.5 - turn @ centre])  # frame px to crop px
-    crop = cv2.warpAffine(image, matrix, (256, 256), flags=cv2.INTER_LINEAR)
-    maps = session.run(["landmarks"], {"crops": crop[np.newaxis]})[0][0]  # (98, 64, 64)
+    turn = np.array([[np.cos(roll), np.sin(roll)], [-np.sin(roll), np.cos(roll)]]) * (size / side)
+    matrix = np.column_stack([turn, middle - turn @ centre])  # frame px to crop px
+    crop = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR)
+    maps = session.run(["landmarks"], {"crops": crop[np.newaxis]})[0][0]  # (98, size / 4, size / 4)
     cells = np.array([mean_around_the_peak(one) for one in maps])
     in_crop = 4 * cells + card["offset"]
-    return (in_crop - 127.5) @ np.linalg.inv(turn).T + centre
+    return (in_crop - middle) @ np.linalg.inv(turn).T + centre
 
 
 def mean_around_the_peak(one: np.ndarray) -> np.ndarray:
     """(x, y) in cells: the mean of the 15×15 cells around the highest, by probability."""
     row, column = np.unravel_index(one.argmax(), one.shape)
     rows, columns = np.mgrid[max(0, row - 7) : row + 8, max(0, column - 7) : column + 8]
-    inside = (rows < 64) & (columns < 64)
+    inside = (rows < len(one)) & (columns < len(one))
     rows, columns = rows[inside], columns[inside]
     weights = np.exp(one[rows, columns] - one.max())
     return np.array([np.average(columns, weights=weights), np.average(rows, weights=weights)])

@@ -74,8 +74,9 @@ def test_pictures_of_faces(clip: Path, tmp_path: Path):
     assert cv2.imread(str(picture)).shape == (256, 256, 3)
 
 
-def test_the_network_alone_gives_the_points_that_tabrt_gives(tmp_path: Path):
-    model = ROOT / "tabrt" / "models" / "tab1-lite.onnx"
+@pytest.mark.parametrize("name", ["tab1-nano", "tab1-lite"])
+def test_the_network_alone_gives_the_points_that_tabrt_gives(name: str, tmp_path: Path):
+    model = ROOT / "tabrt" / "models" / f"{name}.onnx"
     with Tracker(faces=1) as tracker, open_film(CLIP) as film:
         scene = next(islice(map(tracker, film), 10, None))
     box = scene.faces[0].box
@@ -83,7 +84,7 @@ def test_the_network_alone_gives_the_points_that_tabrt_gives(tmp_path: Path):
     sides = [round(side, 2) for side in (box.left, box.top, box.right, box.bottom)]
     alone = np.array(json.loads(example("onnx_alone", model, "frame.png", *sides, folder=tmp_path)))
     engine = load_engine(model, "onnxruntime", 1)
-    crop = Crop.around(Box(*sides), engine.card.crop_margin)
+    crop = Crop.around(Box(*sides), engine.card.crop_margin, engine.card.crop_size)
     points, _ = decode(engine(crop.cut(scene.frame.image)[np.newaxis]), engine.card.decoding, engine.card.offset)
     engine.close()
     np.testing.assert_allclose(alone, crop.to_frame(points[0]), atol=0.1)
