@@ -195,6 +195,13 @@ def test_a_network_starts_from_the_weights_that_fit(tmp_path):
     assert torch.equal(model.scbe.stacks[0].last.weight, weights(best)["scbe.stacks.0.last.weight"])
 
 
+def test_a_network_of_another_width_is_no_start(tmp_path):
+    best = run(tmp_path / "a", recipe(steps=2))
+    other = Tab(dataclasses.replace(TINY, channels=3 * TINY.channels, balt_channels=3 * TINY.balt_channels))
+    with pytest.raises(TabrtError, match=r"of \d+ weights fit this network; give the --width that it has \(custom\)"):
+        loop.load_matching(other, best)
+
+
 def test_a_run_whose_state_was_lost_carries_on_from_its_packed_weights(tmp_path):
     run(tmp_path / "a", recipe(steps=6), validate_every=6)
     pack(tmp_path / "a/last.safetensors", tmp_path / "kept.safetensors")

@@ -45,7 +45,9 @@ def card_of(config: TabConfig, recipe: Recipe, sizes: dict[str, int]) -> ModelCa
 
 
 def load_matching(model: Tab, path: Path) -> str:
-    """Fill every weight that has the same name and shape in a checkpoint; say how many. Raises TabrtError for none.
+    """Fill every weight that has the same name and shape in a checkpoint; say how many.
+
+    Raises TabrtError where less than half fit, for that would be hardly a start.
 
     Where the checkpoint has fewer hourglasses, the further ones start as copies of its last, the calibration before
     them at zero; where it is half as wide, it is widened: either way the network starts as what it grew from.
@@ -63,8 +65,12 @@ def load_matching(model: Tab, path: Path) -> str:
         for name, value in model.scbe.calibrations[stack - 1].state_dict().items():
             theirs[f"scbe.calibrations.{stack - 1}.{name}"] = torch.zeros_like(value)
     matching = {name: value for name, value in theirs.items() if name in own and own[name].shape == value.shape}
-    if not matching:
-        raise TabrtError(f"{path}: none of its weights fits this network; start from another checkpoint")
+    if 2 * len(matching) < len(own):
+        width = source.config.width
+        raise TabrtError(
+            f"{path}: {len(matching)} of {len(own)} weights fit this network; give the --width that it has ({width}), "
+            "or start from another checkpoint"
+        )
     model.load_state_dict(matching, strict=False)
     return f"{path}: {len(matching)} of {len(own)} weights taken over"
 
