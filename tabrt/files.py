@@ -15,6 +15,7 @@ from tabrt.errors import TabrtError, first_line
 MAX_MODEL_BYTES = 512 * 2**20
 MIB = 2**20
 MODEL_FOLDER = Path(__file__).parent / "models"  # of what is shipped
+PICKLES = (".pth", ".pt", ".tar")  # checkpoints of the paper's authors
 
 
 def read_bounded(path: Path, limit: int = MAX_MODEL_BYTES) -> bytes:

@@ -19,7 +19,7 @@ from tabrt.engines import Engine
 from tabrt.files import write_atomically
 from tabrt.geometry import Box
 from tabrt.measures import Lens
-from tabrt.measures.head import ANGLE, HEAD, RIGID, TurnedHead
+from tabrt.measures.head import ANGLE, HEAD, RIGID, RIGID_MIRROR, TurnedHead
 from tabrt.measures.pose import best_fit, to_sight, upright, uprighting
 from tabrt.topology import WFLW98
 from tabrt.tracking.looking import Looking
@@ -190,9 +190,8 @@ def _left(heads: TurnedHeads, head: TurnedHead) -> np.ndarray:
     """Ridge regression of how a pose is off on what is left of its points, around each side."""
     rows = [_off(*each, head) for each in zip(heads.rotations, heads.points, heads.confidence, strict=True)]
     sides, left, off = (np.array(column) for column in zip(*(row for row in rows if row is not None), strict=True))
-    mirror = [RIGID.tolist().index(point) for point in WFLW98.mirror[RIGID]]
     sides = np.concatenate([sides, -sides])
-    left = np.concatenate([left, left[:, :, mirror] * [[-1], [1]]]).reshape(len(sides), -1)
+    left = np.concatenate([left, left[:, :, RIGID_MIRROR] * [[-1], [1]]]).reshape(len(sides), -1)
     off = np.concatenate([off, off * (1, -1, -1)])
     tables = []
     for side in SIDES:

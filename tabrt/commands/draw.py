@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from tabrt.ahead import ahead
-from tabrt.commands.options import HIDES, DrawOptions, VideoOptions
+from tabrt.commands.options import HIDES, WIDEST_MARGIN, DrawOptions, VideoOptions
 from tabrt.commands.progress import Progress, Stopwatch, Timed
 from tabrt.commands.recorded import Recording
 from tabrt.commands.summary import STAGES, Summary, drawing_of, summary
@@ -20,7 +20,6 @@ from tabrt.files import check_outputs, fingerprint
 from tabrt.film import FilmWriter, open_film
 from tabrt.sinks import FilmSink
 
-WIDEST_MARGIN = 2.0  # that the command line takes
 OF_TRACKING = ("start", "end", "every", "track", "fov", "hide", "hide_all_but", "margin", "overlay")  # what is drawn
 
 

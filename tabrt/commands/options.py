@@ -38,6 +38,7 @@ DetectorName = Literal["onnxruntime", "mediapipe"]
 What = Literal["points", "boundaries"]
 Hide = Literal["blur", "mosaic", "black"]
 HIDES: tuple[Hide, ...] = get_args(Hide)
+WIDEST_MARGIN = 2.0  # around hidden faces, in sizes of the face
 AlignmentName = Literal["plain", "ffhq", "arcface"]
 
 
@@ -158,7 +159,7 @@ class HidingOptions(TrackingOptions):
         str | None, typer.Option(metavar="ID[,ID…]", help="Show the faces with these ids all the same.")
     ] = None
     margin: Annotated[
-        float, typer.Option(min=0, max=2, help="Around hidden faces, in sizes of the face: ears and hair.")
+        float, typer.Option(min=0, max=WIDEST_MARGIN, help="Around hidden faces, in sizes of the face: ears and hair.")
     ] = DEFAULT_MARGIN
     overlay: Annotated[
         bool | None,

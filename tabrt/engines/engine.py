@@ -14,7 +14,7 @@ import numpy as np
 from tabrt.card import MAX_BATCH, ModelCard
 from tabrt.engines.gpu import is_installed
 from tabrt.errors import EngineUnavailable, TabrtError
-from tabrt.files import MODEL_FOLDER
+from tabrt.files import MODEL_FOLDER, PICKLES
 from tabrt.hardware import has_cuda, int8_instructions
 from tabrt.heatmaps import render, render_logits
 from tabrt.topology import BOUNDARY_CHANNELS
@@ -30,7 +30,7 @@ CPU = "CPU"  # the device of an engine that runs on none else
 BATCH_SIZES = (1, 2, 3, 4, 6, 8, 12, MAX_BATCH)
 
 ENGINE_SUFFIX = ".ep"  # of a compiled TensorRT engine: an exported program
-MODEL_SUFFIXES = (".onnx", ENGINE_SUFFIX, ".safetensors", ".pth", ".pt", ".tar")
+MODEL_SUFFIXES = (".onnx", ENGINE_SUFFIX, ".safetensors", *PICKLES)
 
 log = logging.getLogger("tabrt")
 

@@ -58,7 +58,7 @@ ANGLE = 5.0  # degrees between the entries of a TurnedHead
 RIGID = np.array([60, 64, 68, 72, *range(51, 60)])  # points at eye corners and nose: what no expression moves
 USED = np.concatenate([RIGID, np.arange(0, 33, 2)])  # points that a pose rests on: they, and half of the jaw's
 JAW_WEIGHT = 0.2  # its points slide along the outline, but there are many of them and they calm the pose
-_RIGID_MIRROR = np.array([RIGID.tolist().index(point) for point in WFLW98.mirror[RIGID]])
+RIGID_MIRROR = np.array([RIGID.tolist().index(point) for point in WFLW98.mirror[RIGID]])  # within RIGID
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +77,7 @@ class TurnedHead:
     def of(cls, slides: np.ndarray, left: np.ndarray) -> TurnedHead:
         """From one side, 0 … 90°. slides (19, 98, 4): metres off HEAD, and sureness; left (19, 26, 3)."""
         both = np.concatenate([slides[:0:-1, WFLW98.mirror] * (-1, 1, 1, 1), slides])
-        swapped = left.reshape(len(left), 2, -1, 3)[:0:-1, :, _RIGID_MIRROR] * (1, -1, -1)
+        swapped = left.reshape(len(left), 2, -1, 3)[:0:-1, :, RIGID_MIRROR] * (1, -1, -1)
         swapped[:, 0] *= -1
         return cls(HEAD + both[..., :3], both[..., 3], np.concatenate([swapped.reshape(-1, *left.shape[1:]), left]))
 

@@ -19,14 +19,13 @@ from torch import Tensor
 
 from tabrt.card import MAX_CARD_CHARACTERS, ModelCard
 from tabrt.errors import TabrtError
-from tabrt.files import write_atomically
+from tabrt.files import PICKLES, write_atomically
 from tabrt.network.config import HOURGLASS_DEPTH, TabConfig
 from tabrt.network.tab import Tab
 from tabrt.topology import TOPOLOGIES
 
 CONFIG_KEY, CARD_KEY = "tabrt.config", "tabrt.card"
 MAX_BYTES = 2 * 2**30  # of weights: the largest network of the paper has 87 MiB
-PICKLES = (".pth", ".pt", ".tar")
 NUMPY_SCALARS: list[Any] = [
     (np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")
 ] + [
