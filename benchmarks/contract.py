@@ -99,7 +99,7 @@ class Report:
             "benchmark": self.benchmark,
             "effort": self.effort,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": ["python", "-m", "benchmarks", *sys.argv[1:]],
+            "command": ["python", "-m", "benchmarks", *map(as_seen_from_here, sys.argv[1:])],
             "commit": commit(),
             "machine": machine(),
             "versions": versions(),
@@ -117,6 +117,19 @@ class Report:
         text = json.dumps(account, indent=1, ensure_ascii=False, allow_nan=False)
         (folder / f"{self.benchmark}.json").write_text(text + "\n", "utf-8")
         (folder / f"{self.benchmark}.md").write_text(page(account, table), "utf-8")
+
+
+def as_seen_from_here(argument: str) -> str:
+    """An argument of a command, its path told as seen from the project where it lies in it or beside it.
+
+    Of any other whole path the end alone is told: an account is for everybody, and nobody else has that folder.
+    """
+    option, equals, value = argument.rpartition("=") if argument.startswith("--") else ("", "", argument)
+    path = Path(os.path.abspath(value))
+    if not os.path.isabs(value):
+        return argument
+    seen = Path(os.path.relpath(path, ROOT)) if path.is_relative_to(ROOT.parent) else Path("…", path.name)
+    return f"{option}{equals}{seen.as_posix()}"
 
 
 def page(account: dict, table: str) -> str:

@@ -17,7 +17,7 @@ pytest.importorskip("matplotlib", reason="the benchmarks draw with matplotlib")
 
 from benchmarks import moving_faces, scenes, signals
 from benchmarks.__main__ import app
-from benchmarks.contract import ROOT, Report, Timing, markdown, page, taken, timed
+from benchmarks.contract import ROOT, Report, Timing, as_seen_from_here, markdown, page, taken, timed
 from benchmarks.films import SIZES, make
 from benchmarks.mesh_map import MeshMap
 from benchmarks.one_euro import one_euro
@@ -371,6 +371,23 @@ def test_an_account_says_where_and_how_it_was_measured(tmp_path: Path):
     text = (tmp_path / "latency.md").read_text()
     assert "| a | 2.00 (1.50–2.50) |" in text and "| b | – |" in text and "- slower than light" in text
     assert page(account, "")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (str(ROOT / "benchmarks" / "results"), "benchmarks/results"),
+        (str(ROOT.parent / "shared" / "faces"), "../shared/faces"),
+        (f"--faces={ROOT.parent / 'shared'}", "--faces=../shared"),
+        (str(Path("/somebodys/own/300W").absolute()), "…/300W"),
+        (f"--out={Path('/somebodys/own/out').absolute()}", "--out=…/out"),
+        *((plain, plain) for plain in ("accuracy", "--quick", "--model", "tab1-lite", "../shared/faces", "out")),
+    ],
+)
+def test_an_account_tells_no_folder_of_the_machine(given: str, told: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.argv", ["benchmarks", "accuracy", given])
+    assert as_seen_from_here(given) == told
+    assert Report("accuracy", "smoke", None, {}, []).to_dict()["command"][-2:] == ["accuracy", told]
 
 
 def test_other_work_is_noticed_before_the_start():

@@ -21,7 +21,7 @@ from torch.nn import functional
 from tabrt.card import ModelCard
 from tabrt.engines.engine import MODELS, fp16_file, int8_file, load_engine
 from tabrt.engines.parity import BOUNDS, FARTHEST, Shift, onnx_maps, sample_crops
-from tabrt.errors import TabrtError
+from tabrt.errors import EngineUnavailable, TabrtError
 from tabrt.exporting import export as export_module
 from tabrt.exporting import half as half_module
 from tabrt.exporting.export import export, export_onnx
@@ -179,6 +179,13 @@ def test_with_cuda_plain_export_gives_tensorrt(checkpoint: Path, monkeypatch: py
     monkeypatch.setattr(export_module, "export_tensorrt", lambda *arguments: asked.append(arguments))
     export(1, checkpoint=checkpoint)
     assert asked == [(checkpoint, "random1-fp16.ep", "fp16")]
+
+
+def test_export_without_a_card_names_an_option_that_it_has(checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tabrt.engines.gpu.look_for_gpu", lambda: "no NVIDIA driver is here")
+    with pytest.raises(EngineUnavailable, match="^no NVIDIA driver is here; export with --to onnx") as raised:
+        export(1, checkpoint=checkpoint, to="tensorrt")
+    assert "--engine" not in str(raised.value)
 
 
 def test_half_precision_keeps_its_ends_in_float32(model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch):

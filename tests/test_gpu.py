@@ -161,6 +161,7 @@ def test_each_card_has_its_libraries(card: Gpu, fitting: list):
     ("card", "packages", "engine", "told"),
     [
         ("no NVIDIA driver is here", {}, "tensorrt", "no NVIDIA driver is here; use --engine onnxruntime"),
+        ("no NVIDIA driver is here", {}, "onnxruntime", "no NVIDIA driver is here; use --device cpu"),
         (GTX_1080, {"torch-tensorrt": "2.13.0"}, "tensorrt", r"does not serve the .* 1080 \(compute capability 6.1\)"),
         (OLD_DRIVER, {"torch-tensorrt": "2.13.0"}, "tensorrt", "driver 535.10 is too old for CUDA 13.0; .* 580"),
         (OLD_DRIVER, {}, "onnxruntime", "driver 535.10 is too old"),

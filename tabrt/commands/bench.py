@@ -12,6 +12,7 @@ import numpy as np
 from tabrt.engines import CPU, Engine, load_engine
 from tabrt.hardware import available_threads
 from tabrt.variants import DEFAULT_MODEL
+from tabrt.words import counted
 
 PAPER_MS = {1: 17, 2: 27}  # by hourglasses: full width, one crop, on a TITAN X
 BATCHES = (1, 2, 4, 8)
@@ -36,7 +37,7 @@ def bench(
         card = loaded.card
         where = f"on the {loaded.device}"
         if loaded.device == CPU:
-            where = _counted(available_threads(threads), "thread") + " of the CPU"
+            where = counted(available_threads(threads), "thread") + " of the CPU"
         yield f"{card.name}, {loaded.name}, {card.precision}, {where}: median of {runs} runs, quartiles in brackets"
         yield ""
         yield f"{'faces':>5}  {'ms':>8}  {'':15}  {'ms a face':>9}"
@@ -46,14 +47,10 @@ def bench(
         paper = PAPER_MS.get(card.hourglasses)
         if paper is not None:
             yield ""
-            network = _counted(card.hourglasses, "hourglass", "hourglasses")
+            network = counted(card.hourglasses, "hourglass", "hourglasses")
             yield f"paper: {paper} ms for 1 face with {network}, full width, on a TITAN X GPU"
     finally:
         loaded.close()
-
-
-def _counted(number: int, one: str, more: str | None = None) -> str:
-    return f"{number} {one if number == 1 else more or one + 's'}"
 
 
 def milliseconds(engine: Engine, faces: int, runs: int = RUNS) -> tuple[float, float, float]:

@@ -24,6 +24,7 @@ from tabrt.commands.remote import brought_here, is_remote, is_there
 from tabrt.commands.video import video
 from tabrt.errors import TabrtError
 from tabrt.files import check_folder, check_outputs, printable, without_password
+from tabrt.words import listed
 
 WRITTEN_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
 MOST_NAMED = 3  # films, in a line
@@ -250,19 +251,15 @@ def _notes(names: Sequence[str], outcomes: Iterable[Outcome]) -> list[str]:
     for outcome in outcomes:
         for note in outcome.summary.notes if outcome.summary is not None else ():
             told.setdefault(note, []).append(names[outcome.number])
-    return [f"{_listed(films)}: {note}" for note, films in told.items()]
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - MOST_NAMED
-    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return [f"{listed(films, MOST_NAMED)}: {note}" for note, films in told.items()]
 
 
 def _finished_before(finished: Sequence[Job], count: int) -> list[str]:
     if not finished:
         return []
     names = sorted(_short([job.source for job in finished]))
-    return [f"{len(names)} of {count} films {'was' if len(names) == 1 else 'were'} finished before: {_listed(names)}"]
+    were = "was" if len(names) == 1 else "were"
+    return [f"{len(names)} of {count} films {were} finished before: {listed(names, MOST_NAMED)}"]
 
 
 def _short(sources: Sequence[str]) -> list[str]:

@@ -23,6 +23,7 @@ from tabrt.files import check_folder, check_outputs, printable
 from tabrt.film import PICTURE_SUFFIXES, left_out, pictures_in, read_image
 from tabrt.sinks import CropSink, LandmarkWriter, PictureSink, Sink, crop_transforms
 from tabrt.tracking import Tracker
+from tabrt.words import listed
 
 MOST_NAMED = 5  # pictures, in a line
 WRITTEN_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -164,6 +165,4 @@ def _passed_over(problems: dict[Path, str], count: int) -> str:
 
 
 def _names(pictures: Sequence[str | Path]) -> str:
-    """The first of them in a line, and how many more there are."""
-    more = len(pictures) - MOST_NAMED
-    return ", ".join(map(printable, pictures[:MOST_NAMED])) + (f" and {more} more" if more > 0 else "")
+    return listed([printable(picture) for picture in pictures], MOST_NAMED)

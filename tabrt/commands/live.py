@@ -45,6 +45,7 @@ from tabrt.sinks import (
     landmark_suffix,
 )
 from tabrt.tracking import Tracker
+from tabrt.words import counted
 
 log = logging.getLogger("tabrt")
 
@@ -171,8 +172,7 @@ def _utc(scene: Scene) -> str:
 def _summary(options: LiveOptions, run: Run, sinks: list[Sink]) -> LiveSummary:
     status, lines = run.status, [run.numbers.summary()]
     if status.reconnections:
-        times = f"{status.reconnections} time{'' if status.reconnections == 1 else 's'}"
-        lines.append(f"the source was opened anew {times}")
+        lines.append(f"the source was opened anew {counted(status.reconnections, 'time')}")
     lines += [note for sink in sinks for note in sink.notes]
     if options.landmarks not in (None, "-") and run.numbers.frames:
         lines.append(f"wrote {options.landmarks}")

@@ -19,6 +19,7 @@ from rich.progress import Progress as Bar
 from tabrt.errors import TabrtError
 from tabrt.faces import Layer, Scene
 from tabrt.sinks import Sink
+from tabrt.words import counted
 
 Item = TypeVar("Item")
 
@@ -146,7 +147,7 @@ class Progress(Sink):
         try:
             yield
         except TabrtError as problem:
-            done = f"{self.frames} {self.unit if self.frames != 1 else self.unit.removesuffix('s')}"
+            done = counted(self.frames, self.unit.removesuffix("s"))
             raise TabrtError(f"{problem} (stopped after {done})") from problem
 
     @property
@@ -200,7 +201,7 @@ def totals(progress: Progress) -> str:
     if unit == "frames":  # a film's faces are counted by their ids
         faces += f", at most {progress.most_faces} at once"
     seen = faces if progress.faces else "no face found"
-    done = f"{progress.frames} {unit if progress.frames != 1 else unit.removesuffix('s')}"
+    done = counted(progress.frames, unit.removesuffix("s"))
     return f"{done} in {progress.elapsed:.1f} s ({progress.speed:.1f} {unit}/s); {seen}"
 
 

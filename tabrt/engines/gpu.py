@@ -84,17 +84,17 @@ TENSORRT_RTX = Library(
 LIBRARIES = (PLUGIN, CUDA_PROVIDER, TENSORRT, TENSORRT_RTX)
 
 
-def require_gpu() -> Gpu:
-    """The card. Raises EngineUnavailable, with the reason, where there is none."""
+def require_gpu(remedy: str = "use --device cpu") -> Gpu:
+    """The card. Raises EngineUnavailable, with the reason and the remedy, where there is none."""
     found = look_for_gpu()
     if isinstance(found, str):
-        raise EngineUnavailable(f"{found}; use --engine onnxruntime")
+        raise EngineUnavailable(f"{found}; {remedy}")
     return found
 
 
 def require_library(engine: str) -> tuple[Gpu, Library]:
     """The card and the installed library that an engine runs on it with. Raises EngineUnavailable, with what to do."""
-    gpu = require_gpu()
+    gpu = require_gpu("use --engine onnxruntime") if engine == "tensorrt" else require_gpu()
     refusals = []
     for library in LIBRARIES:
         if library.engine == engine and library.version:

@@ -9,7 +9,7 @@ import numpy as np
 
 from tabrt.card import PRECISIONS
 from tabrt.engines.engine import ENGINE_SUFFIX
-from tabrt.engines.gpu import is_installed
+from tabrt.engines.gpu import is_installed, require_gpu
 from tabrt.engines.parity import Shift, sample_crops
 from tabrt.errors import EngineUnavailable, TabrtError, missing_package
 from tabrt.files import MODEL_FOLDER, check_outputs, write_atomically
@@ -118,6 +118,7 @@ def export_tensorrt(checkpoint: Path, out: str | Path, precision: str) -> Report
     """Checkpoint to a TensorRT engine for the GPU of this machine, checked against float32 before it is written."""
     from tabrt.engines import tensorrt  # its packages are an extra
 
+    require_gpu("export with --to onnx, which runs everywhere")
     try:
         built = tensorrt.export_engine(checkpoint, Path(out), precision)
     except EngineUnavailable as problem:

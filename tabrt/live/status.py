@@ -12,6 +12,7 @@ from enum import StrEnum
 import numpy as np
 
 from tabrt.faces import Scene
+from tabrt.words import counted
 
 MAX_LATENCY = 10_000  # ms; a longer latency counts as this one
 MESSAGE_SECONDS = 4.0  # seconds that a message stays on the screen
@@ -42,7 +43,7 @@ class Counts:
     def lines(self) -> tuple[str, str]:
         """For the corner of the window."""
         latency = f", latency {1000 * self.latency:.0f} ms (95 %: {1000 * self.latency95:.0f} ms)" if self.fps else ""
-        return f"{self.fps:.1f} fps{latency}", f"{self.faces} face{_s(self.faces)}, {self.dropped} dropped"
+        return f"{self.fps:.1f} fps{latency}", f"{counted(self.faces, 'face')}, {self.dropped} dropped"
 
 
 @dataclass(frozen=True)
@@ -136,11 +137,7 @@ class Numbers:
             return "no frame came"
         rate = (self.frames - 1) / self.seconds if self.seconds else 0.0
         return (
-            f"{self.frames} frame{_s(self.frames)} in {self.seconds:.1f} s ({rate:.1f} fps), {self.dropped} dropped; "
+            f"{counted(self.frames, 'frame')} in {self.seconds:.1f} s ({rate:.1f} fps), {self.dropped} dropped; "
             f"faces at once: at most {self.most_faces}; from captured to shown: median "
             f"{1000 * self.latency(0.5):.0f} ms, 95 % within {1000 * self.latency(0.95):.0f} ms"
         )
-
-
-def _s(count: int) -> str:
-    return "" if count == 1 else "s"
