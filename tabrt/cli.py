@@ -140,7 +140,10 @@ def image(options: ImageOptions) -> None:
     """Find the faces of pictures, each picture on its own."""
     from tabrt.commands.image import image as work
 
-    _tell(work(options), options.out, options.landmarks)
+    summary, problem = work(options)
+    _tell(summary, options.out, options.landmarks)
+    if problem is not None:
+        raise TabrtError(problem)
 
 
 @app.command(cls=_Command)

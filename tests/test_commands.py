@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -101,8 +102,8 @@ def test_a_face_that_the_network_does_not_believe_is_told_of(tmp_path: Path):
     names = [str(tmp_path / name) for name in ("smiley.png", "grey.png", "face.png")]
     for name, picture in zip(names, (smiley, np.full_like(smiley, 90), face_picture()), strict=True):
         cv2.imwrite(name, picture)
-    summary = image(ImageOptions(sources=names, landmarks=str(tmp_path / "points.csv")))
-    assert summary.faces == 1
+    summary, problem = image(ImageOptions(sources=names, landmarks=str(tmp_path / "points.csv")))
+    assert (summary.faces, problem) == (1, None)
     told = [line for line in summary.lines if "does not take for one" in line]
     assert len(told) == 1 and names[0] in told[0] and names[1] not in told[0]
 
@@ -111,13 +112,32 @@ def test_every_picture_that_cannot_be_read_is_named_and_the_others_are_done(tmp_
     for name in ("text.jpg", "empty.png"):
         (tmp_path / name).write_text("no picture" * (name == "text.jpg"))
     cv2.imwrite(str(tmp_path / "face.png"), face_picture())
-    with pytest.raises(TabrtError) as problem:
-        image(ImageOptions(sources=[str(tmp_path)], landmarks=str(tmp_path / "points.jsonl")))
-    told = str(problem.value)
+    summary, told = image(ImageOptions(sources=[str(tmp_path)], landmarks=str(tmp_path / "points.jsonl")))
+    assert summary.frames == 1 and told is not None
     assert told.startswith("2 of 3 pictures could not be read") and "text.jpg" in told and "empty.png" in told
     assert [line["picture"] for line in list(landmark_lines(tmp_path / "points.jsonl"))[1:]] == [
         str(tmp_path / "face.png")
     ]
+
+
+def test_what_is_the_matter_with_pictures_is_told_of_each_beside_those_that_cannot_be_read(tmp_path: Path):
+    data = cv2.imencode(".jpg", face_picture())[1].tobytes()
+    for name, share in (("whole.jpg", 1.0), ("half.jpg", 0.5), ("third.jpg", 0.34)):
+        (tmp_path / name).write_bytes(data[: int(share * len(data))])
+    (tmp_path / "text.jpg").write_text("no picture")
+    cut = [str(tmp_path / name) for name in ("half.jpg", "third.jpg")]
+    done = subprocess.run(
+        [sys.executable, "-m", "tabrt", "image", str(tmp_path), "--out", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    lines = done.stderr.splitlines()
+    assert [line for line in lines if "cut short" in line] == [
+        f"{', '.join(cut)}: cut short: a part of the picture is missing; copy it again"
+    ]
+    assert lines[-1].startswith("tabrt: 1 of 4 pictures could not be read") and done.returncode == 1
+    assert len(list((tmp_path / "out").iterdir())) == 3
 
 
 def test_pictures_of_one_name_are_refused_rather_than_lost(tmp_path: Path):

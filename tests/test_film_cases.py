@@ -17,7 +17,7 @@ from films import SIZE, close_to, make_film, packets_of, picture, rewrite, times
 from tabrt.errors import TabrtError
 from tabrt.film.colours import HLG, PQ
 from tabrt.film.pictures import fit
-from tabrt.film.reading import open_film
+from tabrt.film.reading import open_film, read_image
 from tabrt.film.writing import FilmWriter
 
 DATA = Path(__file__).parent / "data"
@@ -314,6 +314,9 @@ def test_hdr_looks_as_it_should(tmp_path, transfer, coded):
         with open_film(path) as film:
             image = list(film)[1].image
             assert any("HDR" in note for note in film.notes) == (path == source)
+        notes: list[str] = []
+        read_image(path, notes)
+        assert any("HDR" in note for note in notes) == (path == source), "said of pictures, too"
         patches = image[32, 8::16].astype(int)
         tenth = round(255 * (1.055 * 0.1 ** (1 / 2.4) - 0.055))
         for patch, grey in zip(patches, (253, tenth, 0, 255), strict=True):

@@ -376,7 +376,7 @@ def test_a_picture_is_hidden_with_its_thumbnail(tmp_path: Path):
     source = tmp_path / "in.jpg"
     marker = b"\xff\xe1" + (len(inside) + 2).to_bytes(2, "big")
     source.write_bytes(data[:2].tobytes() + marker + inside + data[2:].tobytes())
-    summary = image(ImageOptions(sources=[str(source)], out=str(tmp_path / "out.jpg"), hide="mosaic"))
+    summary, _ = image(ImageOptions(sources=[str(source)], out=str(tmp_path / "out.jpg"), hide="mosaic"))
     written = (tmp_path / "out.jpg").read_bytes()
     assert b"Exif" not in written and written.count(b"\xff\xd8\xff") == 1
     with closing(Detector()) as detector:

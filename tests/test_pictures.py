@@ -244,6 +244,53 @@ def test_damage_of_a_picture_in_tiles_is_told(tmp_path):
             assert "\n" not in str(problem)
 
 
+JPEGS = {
+    "plain": (),
+    "progressive": (cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+    "with restarts": (cv2.IMWRITE_JPEG_RST_INTERVAL, 2),
+}
+
+BEHIND = {
+    "nothing": b"",
+    "zeros": bytes(9),
+    "half a marker": b"\xff",
+    "half a picture": jpg(picture(1))[:-500],
+    "a film": b"\0\0\0\x18ftypmp42" + b"\xff\xda" * 99,
+}
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_cut_short_is_read_and_told(tmp_path, kind):
+    data = cv2.imencode(".jpg", read_image(DATA / "astronaut.png"), JPEGS[kind])[1].tobytes()
+    thumbnail = b"Exif\0\0" + jpg(picture(0))  # which has an end of its own
+    data = data[:2] + b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2) + thumbnail + data[2:]
+    for share in (0.4, 0.66, 0.99):
+        (tmp_path / "a.jpg").write_bytes(data[: int(share * len(data))])
+        notes: list[str] = []
+        assert read_image(tmp_path / "a.jpg", notes).shape == (512, 512, 3)
+        assert [note.split(":")[0] for note in notes] == ["cut short"], share
+        with open_film(tmp_path / "a.jpg") as film:
+            assert len(list(film)) == 1
+            assert film.notes == notes
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+@pytest.mark.parametrize("behind", BEHIND)
+def test_a_whole_jpeg_is_whole_whatever_phones_put_behind_it(tmp_path, kind, behind):
+    (tmp_path / "a.jpg").write_bytes(cv2.imencode(".jpg", picture(0), JPEGS[kind])[1].tobytes() + BEHIND[behind])
+    notes: list[str] = []
+    read_image(tmp_path / "a.jpg", notes)
+    assert notes == []
+
+
+def test_pictures_cut_short_in_a_folder_are_counted(tmp_path):
+    for number in range(3):
+        (tmp_path / f"{number}.jpg").write_bytes(jpg(picture(number))[: -100 if number else None])
+    with open_film(tmp_path) as film:
+        assert len(list(film)) == 3
+        assert [note.startswith("cut short") and note.endswith("(2 pictures)") for note in film.notes] == [True]
+
+
 def test_what_a_folder_holds_beside_pictures_is_counted(tmp_path):
     for name in ("b.JPG", "a.png", "c.gif"):
         (tmp_path / name).write_bytes(b"x")

@@ -29,11 +29,12 @@ MOST_NAMED = 5  # pictures, in a line
 WRITTEN_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
-def image(options: ImageOptions, tracker: Tracker | None = None) -> Summary:
+def image(options: ImageOptions, tracker: Tracker | None = None) -> tuple[Summary, str | None]:
     """Find the faces of pictures, each on its own; a folder stands for the pictures in it.
 
     Frames of `landmarks` are numbered in the order of the pictures, which its `source` lists. A picture that cannot be
-    read is passed over, and TabrtError raised at the end. tracker: one to use in place of a new one.
+    read is passed over; returns what was done, and the problem if some could not be read. Raises TabrtError where none
+    could. tracker: one to use in place of a new one.
     """
     named = _pictures(options.sources)
     drawn = [Path(each) for each in targets(options.out, named, "pictures", "--out", _written_name)]
@@ -42,11 +43,12 @@ def image(options: ImageOptions, tracker: Tracker | None = None) -> Summary:
     check_folder(options.crops, options.overwrite)
     watch = Stopwatch()
     problems: dict[Path, str] = {}
+    told: dict[str, list[Path]] = {}  # what was done to pictures, and to which
     with ExitStack() as stack:
         tracker = tracker or stack.enter_context(options.tracker(options.boundaries))
         sinks = [stack.enter_context(sink) for sink in _sinks(options, pictures, drawn, tracker, watch)]
         progress = stack.enter_context(Progress(len(pictures), "pictures"))
-        frames = watch.each("decode", _read(pictures, problems))
+        frames = watch.each("decode", _read(pictures, problems, told))
         hiding = options.hiding(tracker.topology)
         hide = None if hiding is None else watch.layer("hide", stack.enter_context(hiding).still)
         with progress.stated():
@@ -55,12 +57,14 @@ def image(options: ImageOptions, tracker: Tracker | None = None) -> Summary:
                     sink(scene)
             for sink in sinks:
                 sink.finish()
-    if problems:
-        raise TabrtError(_passed_over(problems, len(pictures)))
-    notes = [note for sink in sinks for note in sink.notes]
+    problem = _passed_over(problems, len(pictures)) if problems else None
+    if problem and len(problems) == len(pictures):
+        raise TabrtError(problem)
+    notes = [f"{_names(found)}: {note}" for note, found in told.items()]
+    notes += [note for sink in sinks for note in sink.notes]
     notes += hiding.notes if hiding is not None else []
     notes += [note for source in options.sources for note in left_out(source)]
-    return summary(progress, stages(watch, tracker), notes)
+    return summary(progress, stages(watch, tracker), notes), problem
 
 
 def _sinks(
@@ -137,22 +141,27 @@ def _written_name(picture: Source) -> str:
     return name if Path(name).suffix.lower() in WRITTEN_SUFFIXES else f"{name}.png"
 
 
-def _read(pictures: Sequence[Path], problems: dict[Path, str]) -> Iterator[Frame]:
+def _read(pictures: Sequence[Path], problems: dict[Path, str], told: dict[str, list[Path]]) -> Iterator[Frame]:
     for index, path in enumerate(pictures):
+        notes: list[str] = []
         try:
-            yield Frame(_read_picture(path), index, 0.0)
+            picture = _read_picture(path, notes)
         except TabrtError as problem:
             problems[path] = str(problem)
+            continue
+        for note in notes:
+            told.setdefault(note, []).append(path)
+        yield Frame(picture, index, 0.0)
 
 
-def _read_picture(path: Path) -> np.ndarray:
+def _read_picture(path: Path, notes: list[str]) -> np.ndarray:
     if (mimetypes.guess_type(path.name)[0] or "").startswith("video/"):
         raise TabrtError(f"{path} is a film, of which this would see the first picture only; use `tabrt video`")
-    return read_image(path)
+    return read_image(path, notes)
 
 
 def _size(picture: Path) -> tuple[int, int]:
-    height, width = _read_picture(picture).shape[:2]
+    height, width = _read_picture(picture, []).shape[:2]
     return width, height
 
 

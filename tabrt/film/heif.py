@@ -54,10 +54,10 @@ def is_tiled(name: str) -> bool:
     return still is not None and len(still.colours.items) > 1
 
 
-def read_heif(name: str) -> np.ndarray | None:
+def read_heif(name: str, notes: list[str]) -> np.ndarray | None:
     """The picture of a HEIC or AVIF file, whole and upright, on white: uint8 (H, W, 3) BGR. None for any other file.
 
-    Raises TabrtError for one that is damaged or above the limits.
+    notes: takes what was done to it, one line each. Raises TabrtError for one that is damaged or above the limits.
     """
     still = _still_of(name)
     if still is None:
@@ -69,6 +69,7 @@ def read_heif(name: str) -> np.ndarray | None:
     pictures = _decode(name, {item for plane in planes for item in plane.items})
     convert = Converter()
     image = _put_together(still.colours, {item: convert(picture) for item, picture in pictures.items()}, name)
+    notes += convert.notes
     if still.alpha is not None:
         grey = {item: picture.reformat(format="gray").to_ndarray() for item, picture in pictures.items()}
         alpha = _put_together(still.alpha, grey, name)

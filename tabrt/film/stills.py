@@ -25,6 +25,7 @@ from tabrt.film.opening import check_file, check_size
 from tabrt.film.pictures import upright
 from tabrt.film.sound import Soundtrack
 from tabrt.film.times import part_of
+from tabrt.words import counted
 
 PICTURE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2"),
@@ -35,23 +36,24 @@ UNREADABLE = 1000  # pictures in a row at the start of a folder, before it is gi
 MAX_ANIMATION = 2**30  # bytes of the pictures of an animated WebP, which are all in memory
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path, notes: list[str] | None = None) -> np.ndarray:
     """Read a picture as uint8 (H, W, 3) BGR in sRGB, upright by its EXIF orientation, on white where transparent.
 
     Of a moving picture, the first. Grey and colours deeper than 8 bits are stretched where they use a small part of
-    their range. Raises TabrtError for what is no picture, or one above 16384 px a side or 134 million px.
+    their range. notes: takes what was done to the picture, and what is wrong with it, one line each.
+    Raises TabrtError for what is no picture, or one above 16384 px a side or 134 million px.
     """
-    name = os.fspath(path)
+    name, notes = os.fspath(path), [] if notes is None else notes
     check_file(Path(name))
     if not os.path.isfile(name):  # a pipe can be read once only
-        return _by_ffmpeg(name)
-    image = read_heif(name)
+        return _by_ffmpeg(name, notes)
+    image = read_heif(name, notes)
     if image is None and _is_doubtful(name):
         image = _by_opencv(name)
     if image is not None:
         return image
     try:
-        return _by_ffmpeg(name)
+        return _by_ffmpeg(name, notes)
     except TabrtError:
         image = _by_opencv(name)
         if image is None:
@@ -59,10 +61,12 @@ def read_image(path: str | Path) -> np.ndarray:
         return image
 
 
-def _by_ffmpeg(name: str) -> np.ndarray:
+def _by_ffmpeg(name: str, notes: list[str]) -> np.ndarray:
     with Film(name) as film:
         film.orient(orientation_of)
-        return next(iter(film)).image
+        image = next(iter(film)).image
+        notes += film.notes
+        return image
 
 
 def _is_doubtful(name: str) -> bool:
@@ -145,6 +149,7 @@ class PictureFilm(Film):
             raise TabrtError(f"{self.name} has no picture in that part; choose another")
         self._sound = Soundtrack([], part)
         self._said = left_out(source)
+        self._told: Counter[str] = Counter()  # what was done to how many pictures
         self.pixel_aspect = None
         self.rate = Fraction(len(self._stills) / length).limit_denominator(1000) / every
         self.time_base = 1 / SEQUENCE_RATE if isinstance(pictures, list) else Fraction(1, 1000)
@@ -155,7 +160,8 @@ class PictureFilm(Film):
     @property
     def notes(self) -> list[str]:
         damage = [f"{self.name}: pictures passed over that cannot be read: {self.damaged}"] if self.damaged else []
-        return [*self._said, *damage]
+        told = [f"{note} ({counted(count, 'picture')})" for note, count in self._told.items()]
+        return [*self._said, *told, *damage]
 
     def metadata(self) -> dict[str, str]:
         return {}
@@ -172,14 +178,15 @@ class PictureFilm(Film):
     def _first_readable(self) -> np.ndarray:
         for index in self._wanted[:UNREADABLE]:
             with contextlib.suppress(TabrtError):
-                return _image_of(self._stills[index])
+                return _image_of(self._stills[index], [])
         raise TabrtError(f"no picture in {self.name} can be read; check that they are {', '.join(PICTURE_SUFFIXES)}")
 
     def _load(self) -> Iterator[Frame]:
         for index in self._wanted:
             still = self._stills[index]
+            notes: list[str] = []
             try:
-                image = _image_of(still)
+                image = _image_of(still, notes)
             except TabrtError:
                 self.damaged += 1
                 continue
@@ -189,6 +196,7 @@ class PictureFilm(Film):
                     f"{still} is {size} in a sequence of {self.width}x{self.height}; "
                     "give pictures of one size, or use `tabrt image`"
                 )
+            self._told.update(notes)
             yield Frame(image, index, self._times[index])
         self._sound.end = min(self._times[self._wanted[-1] + 1], self.part.end)
 
@@ -208,8 +216,8 @@ def _stills_and_times(pictures: list[Path] | Animation) -> tuple[list[Path] | li
     return pictures.images, [0.0, *np.cumsum(pictures.durations).tolist()]
 
 
-def _image_of(still: Path | np.ndarray) -> np.ndarray:
-    return read_image(still) if isinstance(still, Path) else eight_bits(still)
+def _image_of(still: Path | np.ndarray, notes: list[str]) -> np.ndarray:
+    return read_image(still, notes) if isinstance(still, Path) else eight_bits(still)
 
 
 def pictures_in(folder: str | Path) -> list[Path]:
