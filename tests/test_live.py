@@ -20,6 +20,7 @@ import av
 import numpy as np
 import pytest
 from conftest import posix
+from films import make_film
 from live_sources import (
     FILM,
     FOREVER,
@@ -47,6 +48,7 @@ from tabrt.live.loop import follow
 from tabrt.live.metrics import MetricsServer, metrics_text
 from tabrt.live.recorder import Recorder, Snapshots, unused
 from tabrt.live.run import Counting, Run, Wish, quit_by_signal
+from tabrt.live.sources import FilmCapture
 from tabrt.live.status import MAX_LATENCY, Numbers, State, Status
 from tabrt.sinks import Sink, host_and_port, landmark_lines
 
@@ -568,6 +570,29 @@ def test_a_stream_is_recorded_with_its_sound(clapper, tmp_path):
             live(f"http://127.0.0.1:{port}/", window=False, out=tmp_path / "seen.mp4", exit_when_lost=True)
     white, loud = clap(tmp_path / "seen.mp4")
     assert loud == pytest.approx(white, abs=0.25)
+
+
+def test_a_recording_begun_once_its_source_is_closed_is_a_film_without_sound(tmp_path):
+    """As of the last pictures of a film that wait to be shown: to look at the sound of a closed file ends Python."""
+    source = make_film(tmp_path / "source.mkv", sound=("aac",))
+    camera = LiveCamera(lambda: FilmCapture(source), **STEADY)
+    frames = [frame for frame in camera if frame is not None]
+    with Recorder(Run(camera, True), camera, tmp_path, tmp_path / "late.mp4") as recorder:
+        for frame in frames:
+            recorder(Scene(frame, []))
+    with av.open(str(tmp_path / "late.mp4")) as film:
+        assert [stream.type for stream in film.streams] == ["video"]
+
+
+def test_no_source_is_closed_while_a_recording_of_it_begins():
+    capture = ScriptedCapture([picture(1)], live=False)
+    camera = LiveCamera(Opener(capture), **STEADY)
+    frames = iter(camera)
+    with camera.soundtrack.held:
+        assert next(frame for frame in frames if frame is not None)
+        assert not capture.closed.wait(0.2)
+    assert set(frames) <= {None}
+    assert capture.closed.wait(LIMIT)
 
 
 def test_what_is_not_shown_is_not_heard(tmp_path):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import fnmatch
 import importlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -196,6 +198,16 @@ def test_the_wheel_names_its_needs(wheel: zipfile.ZipFile):
     assert f"{folder}/licenses/NOTICE" in wheel.namelist()
 
 
+def test_whatever_is_not_written_here_is_named_in_the_notice():
+    named = re.findall(r"[\w./*-]+/[\w.*-]+\.\w+", (ROOT / "NOTICE").read_text("utf-8"))
+    rooms = (ROOT / "tabrt", ROOT / "tests" / "data")
+    data = [path for room in rooms for path in room.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    others = [path for path in data if path.suffix not in (".py", ".typed", ".html", ".md", ".txt")]
+    paths = {path.relative_to(ROOT).as_posix() for path in (*others, *(ROOT / "docs").glob("*.jpg"))}
+    assert len(paths) > 15
+    assert {path for path in paths if not any(fnmatch.fnmatch(path, name) for name in named)} == set()
+
+
 def test_the_source_archive_carries_whatever_its_tests_are_about():
     """The rooms whole: tests that go out with it must find what they import, read and run."""
     sdist = pytest.importorskip("hatchling.builders.sdist", reason="the build backend is not installed here")
@@ -206,6 +218,7 @@ def test_the_source_archive_carries_whatever_its_tests_are_about():
         assert there and there - carried == set()
     at_the_top = {"README.md", "CONTRIBUTING.md", "Makefile", "Dockerfile", "mkdocs.yml", "pyproject.toml"}
     assert {*at_the_top, ".ci/run", "tools/try-release"} - carried == set()
+    assert not any(path.startswith("training/weights/") for path in carried)
 
 
 SYSTEMS = {  # pip's names of what a system takes, the newest first

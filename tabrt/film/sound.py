@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
@@ -39,7 +40,8 @@ class Soundtrack:
     """Packets of sound and subtitles on their way from a Film, in the order of the file, on the film's clock.
 
     `streams` are those of the file. `end`: seconds when the last picture stops being shown; None until all pictures
-    were given. One thread puts, another takes.
+    were given. One thread puts, another takes. `held`: by who looks at the streams, or is about to close their file,
+    for to look at one of a closed file ends the process.
     """
 
     def __init__(self, streams: Sequence[av.stream.Stream], part: Part | None):
@@ -49,6 +51,7 @@ class Soundtrack:
         self.end: float | None = None
         self.lost: dict[int, Fraction] = {}  # seconds, by stream, at times that no film of this length has
         self.waiting: deque[av.Packet] = deque()
+        self.held = threading.Lock()
         self._part = part or Part()
 
     def put(self, packet: av.Packet, horizon: float = math.inf) -> None:

@@ -100,7 +100,8 @@ class FilmWriter:
         self._tracks: Tracks | None = None
         if self._soundtrack is not None:
             self._soundtrack.wanted = True
-            self._tracks = Tracks(container, self._soundtrack, self.path.suffix.lower(), not anonymous)
+            with self._soundtrack.held:
+                self._tracks = Tracks(container, self._soundtrack, self.path.suffix.lower(), not anonymous)
             self.notes = self._tracks.notes
         if self._film is not None and not anonymous:
             container.metadata.update(self._film.metadata())

@@ -254,8 +254,9 @@ class _Reader:
                     self.pictures += 1
                     yield _Picture(image, self.pictures - 1, time.monotonic())
             finally:
-                if self._soundtrack.streams is streams:
-                    self._soundtrack.streams = []  # to look at one once its file is closed ends the process
+                with self._soundtrack.held:
+                    if self._soundtrack.streams is streams:
+                        self._soundtrack.streams = []
 
     def _hear(self, packet: av.Packet) -> None:
         if self._soundtrack.wanted:
