@@ -35,7 +35,7 @@ from training.journal import Journal
 from training.loop import joined, learning_rate, train
 from training.losses import Objective, boundary_mse, faceless, landmark_cross_entropy, landmark_mse
 from training.metrics import eye_distance, nme
-from training.recipes import RECIPES, Phase, Recipe, changed
+from training.recipes import RECIPES, Phase, Recipe, changed, with_shares
 from training.relabel import mean_points, with_labels, write_labels
 from training.validation import NetworkEngine
 from training.weaknesses import Trial
@@ -640,6 +640,17 @@ def test_every_weakness_is_judged_by_one_command(tmp_path, monkeypatch):
     assert told["plain"]["faces"] == 4 and told["dark"]["perturbation"] == "light"
     assert told["plain"]["nme"] != told["dark"]["nme"] and "dark" in done.output
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {"plain.jpg", "dark.jpg"}
+
+
+def test_the_sets_of_a_batch_can_have_other_shares():
+    plan = with_shares(RECIPES["settle"], ["profiles=0.2", "drawn=0"])
+    assert plan.mixture == {**RECIPES["settle"].mixture, "profiles": 0.2, "drawn": 0.0}
+    for text, told in (("profile=0.2", "no set called 'profile'; it has human,"), ("drawn=-1", "a share of 0…1"),
+                       ("drawn", "as drawn=0.02"), ("drawn=nan", "a share of 0…1")):  # fmt: skip
+        with pytest.raises(TabrtError, match=told):
+            with_shares(RECIPES["settle"], [text])
+    with pytest.raises(TabrtError, match="none, for it takes sets by their size"):
+        with_shares(RECIPES["adapt"], ["human=0.2"])
 
 
 def test_the_help_shows_that_sources_have_weights():

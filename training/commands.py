@@ -16,7 +16,7 @@ from tabrt.topology import TOPOLOGIES, topology_named
 from tabrt.variants import WIDTHS
 from training.datasets import DATASETS, SHARED_DATASETS
 from training.perturb import PERTURBATIONS
-from training.recipes import RECIPES, changed, recipe_named
+from training.recipes import RECIPES, changed, recipe_named, with_shares
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 if TYPE_CHECKING:  # a checker knows no choices that are made from data
@@ -59,6 +59,9 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data in each phase.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Faces in a step, over all devices.")] = None,
     rate: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+    share: Annotated[
+        list[str] | None, typer.Option(help="NAME=SHARE of a set of `shared` in each batch, in place of the recipe's.")
+    ] = None,
     start: Annotated[
         str | None, typer.Option(help="A shipped model's name, or a checkpoint: its weights are taken where they fit.")
     ] = None,
@@ -85,7 +88,7 @@ def train(
     from training.loop import train as run
     from training.relabel import with_labels
 
-    plan = changed(recipe_named(recipe), samples, epochs, batch, rate)
+    plan = with_shares(changed(recipe_named(recipe), samples, epochs, batch, rate), share or [])
     sizes = {"stem": stem, "channels": channels, "balt_channels": balt_channels, "crop_size": crop_size}
     begun = None if start is None else checkpoint_named(start)
     asked = {"topology": topology, "hourglasses": hourglasses, "features": features, "fusion": fusion}

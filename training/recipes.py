@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 
 from tabrt.errors import TabrtError
@@ -149,6 +150,20 @@ def changed(
     if rate is not None:
         phases = tuple(replace(phase, learning_rate=rate) for phase in phases)
     return replace(recipe, phases=phases, batch=batch or recipe.batch)
+
+
+def with_shares(recipe: Recipe, shares: list[str]) -> Recipe:
+    """A recipe with other shares of some of its sets in a batch, each given as NAME=SHARE. Raises TabrtError."""
+    mixture = dict(recipe.mixture)
+    for text in shares:
+        name, _, share = text.partition("=")
+        if name not in mixture:
+            known = ", ".join(mixture) or "none, for it takes sets by their size"
+            raise TabrtError(f"--share {text!r}: the recipe {recipe.name} has no set called {name!r}; it has {known}")
+        if not re.fullmatch(r"0|0?\.\d+|1", share):
+            raise TabrtError(f"--share {text!r}: expected NAME=SHARE with a share of 0…1, as {name}={mixture[name]}")
+        mixture[name] = float(share)
+    return replace(recipe, mixture=mixture)
 
 
 def _of_epochs(phase: Phase, epochs: int) -> Phase:

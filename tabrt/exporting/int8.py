@@ -27,6 +27,7 @@ PIXEL_ZERO = 114  # the grey that stands for 0: the mean of IMAGE_MEAN, so that 
 PLANES, ROWS = (0, 3, 1, 2), (0, 2, 3, 1)  # NHWC to NCHW, and back
 GROUP = 4  # pixels of a row that the first convolution takes as one, with their colours: kernels want channels by fours
 _LARGEST_BIAS = 2**30
+_FINEST = 2**23  # levels of a weight in which no bit of float32 is lost
 # Levels of any two weights of a channel together. CPUs without VNNI add two products of a uint8 and an int8 in int16,
 # and 255 · 128 is the most that fits; two weights are rounded, by one half each.
 _LARGEST_PAIR = 127
@@ -122,7 +123,6 @@ class _Int8:
     def __init__(self, model: onnx.ModelProto, ranges: dict[str, tuple[float, float]]):
         self._source = model
         self._crop_size = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
-        self._map_size = model.graph.output[0].type.tensor_type.shape.dim[2].dim_value
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
         self._values = {value.name: numpy_helper.to_array(value) for value in model.graph.initializer}
@@ -201,13 +201,17 @@ class _Int8:
         self._node("Transpose", [self._reshaped(written, (half, half, len(bias)))], f"{output}/levels", perm=PLANES)
 
     def _last(self, node: onnx.NodeProto) -> None:
-        """The landmark maps in float32; over a row of cells, for ONNX Runtime then needs no layout of its own."""
+        """The landmark maps in float32.
+
+        Weights that are no plain constant keep ONNX Runtime from laying the maps out in its own way, and back: their
+        levels are so fine that nothing is lost.
+        """
         kernel, bias = self._weights(node)
-        flat = self._reshaped(self._float(node.input[0]), (kernel.shape[1], self._map_size**2))
-        weights = [self._constant(f"{node.output[0]}/weight", kernel[..., 0].astype(np.float32)),
-                   self._constant(f"{node.output[0]}/bias", bias.astype(np.float32))]  # fmt: skip
-        maps = self._node("Conv", [flat, *weights], f"{node.output[0]}/flat", node.name, kernel_shape=[1])
-        self._reshaped(maps, (len(kernel), self._map_size, self._map_size), node.output[0])
+        scale = np.maximum(np.abs(kernel).max(axis=(1, 2, 3)), 1e-12) / _FINEST
+        name = node.output[0]
+        weight = self._weight(f"{name}/weight", np.round(kernel / scale[:, None, None, None]), scale, np.int32)
+        weights = [weight, self._constant(f"{name}/bias", bias.astype(np.float32))]
+        self._node("Conv", [self._float(node.input[0]), *weights], name, node.name, kernel_shape=[1, 1])
 
     def _doubled(self, source: str, output: str) -> None:
         """Nearest upsampling ×2: each row and column twice."""

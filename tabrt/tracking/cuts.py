@@ -58,9 +58,10 @@ def _thumbnail(image: np.ndarray) -> np.ndarray:
 
 def correlation(one: np.ndarray, other: np.ndarray) -> float:
     """Of two pictures (H, W, 3) of one shape, −1…1: 0 where one is of one colour."""
-    one, other = (picture - picture.mean(axis=(0, 1), dtype=np.float32) for picture in (one, other))
-    spread = math.sqrt(float((one * one).sum()) * float((other * other).sum()))
-    return float((one * other).sum()) / spread if spread > 0 else 0.0
+    (mean, spread), (other_mean, other_spread) = (cv2.meanStdDev(picture) for picture in (one, other))
+    both = math.sqrt(float((spread * spread).sum()) * float((other_spread * other_spread).sum()))
+    product = np.dot(one.ravel().astype(float), other.ravel().astype(float)) / (one.size / 3)
+    return (float(product) - float((mean * other_mean).sum())) / both if both > 0 else 0.0
 
 
 def glimpse(cut: np.ndarray) -> np.ndarray:
