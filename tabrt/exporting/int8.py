@@ -209,8 +209,8 @@ class _Int8:
         kernel, bias = self._weights(node)
         scale = np.maximum(np.abs(kernel).max(axis=(1, 2, 3)), 1e-12) / _FINEST
         name = node.output[0]
-        weight = self._weight(f"{name}/weight", np.round(kernel / scale[:, None, None, None]), scale, np.int32)
-        weights = [weight, self._constant(f"{name}/bias", bias.astype(np.float32))]
+        fine = self._weight(f"{name}/kernel", np.round(kernel / scale[:, None, None, None]), scale, np.int32)
+        weights = [fine, self._constant(f"{name}/bias", bias.astype(np.float32))]
         self._node("Conv", [self._float(node.input[0]), *weights], name, node.name, kernel_shape=[1, 1])
 
     def _doubled(self, source: str, output: str) -> None:
