@@ -22,6 +22,7 @@ from tabrt.drawing import Drawing, Expression
 from tabrt.errors import TabrtError
 from tabrt.measures import SHAPES, Person
 from tabrt.sinks import LandmarkWriter, landmark_lines, read_landmarks
+from tabrt.sinks.records import MEASURES
 from tabrt.topology import WFLW98
 
 HEADER = {"model": "tab1-lite", "engine": "onnxruntime", "source": "0", "width": 640, "height": 480}
@@ -89,6 +90,19 @@ def test_whoever_reads_version_1_reads_on(tmp_path, suffix):
     else:
         old, new = json.loads(first[1])["faces"][0], json.loads(more[1])["faces"][0]
         assert old.items() <= new.items() and not set(new) & {"frame", "time"}
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_all_that_measures_tell_is_read_back(tmp_path, suffix):
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    rows = list(csv.DictReader(write(tmp_path / "a.csv", blinking()).open()))[:-1]
+    read = read_landmarks(write(tmp_path / f"b{suffix}", blinking())).rows.measures
+    assert read.shape == (len(rows), len(MEASURES))
+    expected = [[float(row[name]) if row[name] else math.nan for name in MEASURES] for row in rows]
+    assert np.allclose(read, expected, atol=1e-6, equal_nan=True)
+    assert np.nanmax(read[:, MEASURES.index("jawOpen")]) > 0.6
+    assert np.isfinite(read[:, MEASURES.index("blink_time")]).sum() == 1
 
 
 def test_nothing_is_worked_out_that_nobody_asked_for(tmp_path, monkeypatch):

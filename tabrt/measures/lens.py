@@ -50,7 +50,7 @@ class Calibration:
 
         Raises TabrtError.
         """
-        wanted = "give a file of OpenCV's calibration, with camera_matrix, image_width and image_height"
+        wanted = "give degrees, or a file of OpenCV's calibration, with camera_matrix, image_width and image_height"
         try:
             if Path(path).exists() and not Path(path).is_file():  # a device has no end
                 raise TabrtError(f"{path} is no file; {wanted}")

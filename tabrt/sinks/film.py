@@ -56,4 +56,4 @@ def write_image(path: str | Path, picture: np.ndarray) -> None:
     try:
         path.write_bytes(data.tobytes())
     except OSError as problem:
-        raise TabrtError(f"cannot write {path} ({problem.strerror}); choose another --out") from None
+        raise TabrtError(f"cannot write {path} ({problem.strerror}); free space, or choose another place") from None

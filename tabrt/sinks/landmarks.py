@@ -16,9 +16,8 @@ import numpy as np
 
 from tabrt.errors import TabrtError, first_line
 from tabrt.sinks.parquet import ParquetTable
-from tabrt.sinks.records import landmark_lines, landmark_suffix, parsed_header
+from tabrt.sinks.records import MEASURES, landmark_lines, landmark_suffix, measure_cells, parsed_header
 
-MEASURED = ("yaw", "pitch", "roll", "eye_left", "eye_right")  # columns of CSV that are read beside the points
 BEFORE_POINTS = ["frame", "time", "id", "score", "left", "top", "right", "bottom"]  # the first columns
 LARGEST = 4 * 2**30  # bytes of one array of points
 
@@ -74,7 +73,10 @@ class Landmarks:
         return self._by_frame_and_id(self.rows.eyes)
 
     def to_pandas(self) -> Any:
-        """A pandas.DataFrame with a row a face, and the columns of the .csv. Raises TabrtError without pandas."""
+        """A pandas.DataFrame with a row a face, and the .csv's columns but width, height and crops.
+
+        Raises TabrtError without pandas.
+        """
         try:
             import pandas
         except ModuleNotFoundError:
@@ -82,7 +84,7 @@ class Landmarks:
         rows = self.rows
         table = {"frame": self.frames[rows.at], "time": self.times[rows.at], "id": rows.ids, "score": rows.scores}
         table |= dict(zip(("left", "top", "right", "bottom"), rows.boxes.T, strict=True))
-        told = dict(zip(MEASURED, np.hstack([rows.pose, rows.eyes]).T, strict=True)) if self.has_measures else {}
+        told = dict(zip(MEASURES, rows.measures.T, strict=True)) if self.has_measures else {}
         points = np.concatenate([rows.points, rows.confidence[..., None]], axis=2)
         names = [f"{axis}{index}" for index in range(points.shape[1]) for axis in "xyc"]
         return pandas.DataFrame(table | dict(zip(names, points.reshape(len(points), -1).T, strict=True)) | told)
@@ -108,8 +110,18 @@ class Rows:
     boxes: np.ndarray  # (R, 4)
     points: np.ndarray  # (R, L, 2)
     confidence: np.ndarray  # (R, L)
-    pose: np.ndarray  # (R, 3) degrees: yaw, pitch, roll; NaN where it is not told, as without --measures
-    eyes: np.ndarray  # (R, 2) openness of the left and the right one, 0…1; NaN likewise
+    measures: np.ndarray  # (R, M) the columns that --measures adds to a .csv; NaN where one is not told
+
+    @property
+    def pose(self) -> np.ndarray:
+        """(R, 3) degrees: yaw, pitch, roll; NaN where it is not told, as without --measures."""
+        return self.measures[:, :3]
+
+    @property
+    def eyes(self) -> np.ndarray:
+        """(R, 2) openness of the person's left and right one, 0…1; NaN likewise."""
+        first = MEASURES.index("eye_left")
+        return self.measures[:, first : first + 2]
 
 
 def read_landmarks(path: str | Path) -> Landmarks:
@@ -125,7 +137,7 @@ def read_landmarks(path: str | Path) -> Landmarks:
     header = next(lines)
     try:
         return _gathered(header, lines)
-    except (KeyError, TypeError, ValueError, OverflowError):
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         raise TabrtError(f"{path} has a line without the fields of a landmark file; was it edited?") from None
 
 
@@ -135,7 +147,7 @@ def _gathered(header: dict[str, Any], lines: Iterable[dict[str, Any]]) -> Landma
     at: list[int] = []
     ids: list[int] = []
     numbers: list[np.ndarray] = []  # of a face: score, box, points, confidence
-    measured: list[list[float | None]] = []  # of a face: MEASURED
+    measured: list[list[float | None]] = []  # of a face: MEASURES
     count = 0
     for line in lines:
         if not frames or line["frame"] != frames[-1]:
@@ -150,21 +162,13 @@ def _gathered(header: dict[str, Any], lines: Iterable[dict[str, Any]]) -> Landma
             numbers.append(np.concatenate([np.array(part, np.float32) for part in parts]))
             if len(points) != count or len(numbers[-1]) != 5 + 3 * count:
                 raise ValueError("faces of different schemes")
-            measured.append(_measured(face))
+            measured.append(face["measured"] if "measured" in face else measure_cells(face))
     table = np.stack(numbers) if numbers else np.empty((0, 5), np.float32)
     score, box, flat, confidence = np.split(table, [1, 5, 5 + 2 * count], axis=1)
     places = flat.reshape(len(table), count, 2)
-    pose, eyes = np.split(np.array(measured, np.float32).reshape(-1, len(MEASURED)), [3], axis=1)
-    rows = Rows(np.array(at, int), np.array(ids, int), score[:, 0], box, places, confidence, pose, eyes)
+    told = np.array(measured, float).reshape(-1, len(MEASURES))
+    rows = Rows(np.array(at, int), np.array(ids, int), score[:, 0], box, places, confidence, told)
     return Landmarks(header, np.array(frames, int), np.array(times), np.unique(rows.ids), rows)
-
-
-def _measured(face: dict[str, Any]) -> list[float | None]:
-    """What a face tells of MEASURED."""
-    pose, eyes = face.get("pose"), face.get("eyes")
-    if pose is None or eyes is None:
-        return [None] * len(MEASURED)
-    return [pose["yaw"], pose["pitch"], pose["roll"], eyes["left"], eyes["right"]]
 
 
 def landmark_frames(path: str | Path) -> Iterator[dict[str, Any]]:
@@ -237,12 +241,10 @@ def _from_parquet(table: ParquetTable, path: Path) -> Landmarks:
     numbers = table.numbers([*names, *(f"{axis}{index}" for index in range(count) for axis in "xyc")])[there]
     points = numbers[:, 5:].reshape(-1, count, 3)
     at = (np.cumsum(begins) - 1)[there]
-    measured = np.full((len(at), len(MEASURED)), np.nan, np.float32)
-    if set(MEASURED) <= set(table.names):
-        measured = table.numbers(list(MEASURED))[there]
-    places, confidence = points[..., :2], points[..., 2]
-    of_faces = numbers[:, 0], numbers[:, 1:5], places, confidence, measured[:, :3], measured[:, 3:]
-    rows = Rows(at, ids[there].astype(int), *of_faces)
+    measured = np.full((len(at), len(MEASURES)), np.nan)
+    if set(MEASURES) <= set(table.names):
+        measured = table.numbers(list(MEASURES), float)[there]
+    rows = Rows(at, ids[there].astype(int), numbers[:, 0], numbers[:, 1:5], points[..., :2], points[..., 2], measured)
     return Landmarks(header, frames[begins].astype(int), times[begins], np.unique(rows.ids), rows)
 
 
@@ -265,7 +267,7 @@ def _rows_as_lines(path: Path, rows: Iterator[list[str]]) -> Iterator[dict[str, 
         raise TabrtError(f"{path} is no landmark file; name a .csv that tabrt wrote")
     count = _points_of(names)
     rest = names[8 + 3 * count :]
-    told = {name: names.index(name) for name in MEASURED} if set(MEASURED) <= set(names) else {}
+    told = [names.index(name) for name in MEASURES] if set(MEASURES) <= set(names) else []
     header: dict[str, Any] = {"width": None, "height": None, "points": count} | ({"measures": 1} if told else {})
     first = next(rows, None)
     if first is not None:
@@ -276,20 +278,12 @@ def _rows_as_lines(path: Path, rows: Iterator[list[str]]) -> Iterator[dict[str, 
         yield _line(row, count, told)
 
 
-def _line(row: list[str], count: int, told: dict[str, int]) -> dict[str, Any]:
+def _line(row: list[str], count: int, told: list[int]) -> dict[str, Any]:
     line: dict[str, Any] = {"frame": int(row[0]), "time": _float(row[1]), "faces": []}
     if row[2]:
         cells = np.array([int(row[2]), *(_float(cell) for cell in row[3 : 8 + 3 * count])], float)
-        line["faces"] = [_face(cells, count) | _told(row, told)]
+        line["faces"] = [_face(cells, count) | ({"measured": [_float(row[at]) for at in told]} if told else {})]
     return line
-
-
-def _told(row: list[str], columns: dict[str, int]) -> dict[str, Any]:
-    """The fields of a face that MEASURED are, as JSON lines have them."""
-    if not columns or not row[columns["yaw"]]:
-        return {}
-    yaw, pitch, roll, left, right = (_float(row[columns[name]]) for name in MEASURED)
-    return {"pose": {"yaw": yaw, "pitch": pitch, "roll": roll}, "eyes": {"left": left, "right": right}}
 
 
 def _float(cell: str) -> float | None:

@@ -332,10 +332,9 @@ def _eye(eye: EyeGaze | None) -> dict[str, Any] | None:
     return angles | {"direction": direction, "confidence": _number(eye.confidence, 3)}
 
 
-def _measure_cells(face: Face) -> list[Any]:
-    """The cells of MEASURES; empty where something is not told."""
-    told = face_measures(face)
-    if not told:
+def measure_cells(told: dict[str, Any]) -> list[Any]:
+    """The cells of MEASURES, of what `face_measures` tells; None where something is not told."""
+    if not told.get("pose"):
         return [None] * len(MEASURES)
     pose, gaze, blink = told["pose"], told["gaze"], told.get("blink", {})
     cells = [pose[angle] for angle in ("yaw", "pitch", "roll")] + pose["translation"] + pose["quaternion"]
@@ -377,7 +376,7 @@ def _json(row: dict[str, Any]) -> str:
 
 def _rows(scene: Scene, points: int, tags: list[Any], measures: bool) -> list[list[Any]]:
     """A row a face; a frame without faces has one of its own, whose cells are empty."""
-    faces = [(_cells(face), _measure_cells(face) if measures else []) for face in scene.faces]
+    faces = [(_cells(face), measure_cells(face_measures(face)) if measures else []) for face in scene.faces]
     nobody: tuple[list[Any], list[Any]] = [None] * (6 + 3 * points), [None] * (len(MEASURES) if measures else 0)
     frame = [scene.frame.index, _number(scene.frame.time, 6)]
     return [[*frame, *cells, *tags, *more] for cells, more in faces or [nobody]]
