@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -120,21 +119,17 @@ def test_every_picture_that_cannot_be_read_is_named_and_the_others_are_done(tmp_
     ]
 
 
-def test_what_is_the_matter_with_pictures_is_told_of_each_beside_those_that_cannot_be_read(tmp_path: Path):
+def test_what_is_the_matter_with_pictures_is_told_of_each_beside_those_that_cannot_be_read(run, tmp_path: Path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
     data = cv2.imencode(".jpg", face_picture())[1].tobytes()
     for name, share in (("whole.jpg", 1.0), ("half.jpg", 0.5), ("third.jpg", 0.34)):
-        (tmp_path / name).write_bytes(data[: int(share * len(data))])
-    (tmp_path / "text.jpg").write_text("no picture")
-    cut = [str(tmp_path / name) for name in ("half.jpg", "third.jpg")]
-    done = subprocess.run(
-        [sys.executable, "-m", "tabrt", "image", str(tmp_path), "--out", str(tmp_path / "out")],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+        (folder / name).write_bytes(data[: int(share * len(data))])
+    (folder / "text.jpg").write_text("no picture")
+    done = run("image", "photos", "--out", "out")
     lines = done.stderr.splitlines()
     assert [line for line in lines if "cut short" in line] == [
-        f"{', '.join(cut)}: cut short: a part of the picture is missing; copy it again"
+        "photos/half.jpg, photos/third.jpg: cut short: a part of the picture is missing; copy it again"
     ]
     assert lines[-1].startswith("tabrt: 1 of 4 pictures could not be read") and done.returncode == 1
     assert len(list((tmp_path / "out").iterdir())) == 3

@@ -53,13 +53,6 @@ class Region:
         """The longer one, px."""
         return 2 * max(self.half)
 
-    @property
-    def rectangle(self) -> np.ndarray:
-        """(4, 2): the corners of the rectangle about it, turned with it, one after the other."""
-        corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * self.half
-        turned: np.ndarray = corners @ _turn(self.roll).T + self.centre
-        return turned
-
     def grown(self, factor: float) -> Region:
         return replace(self, half=(self.half[0] * factor, self.half[1] * factor))
 
@@ -102,13 +95,15 @@ def corners(box: Box) -> np.ndarray:
     return turned
 
 
-def rounded(ratio: tuple[float, float], size: int, reach: float) -> np.ndarray:
+def rounded(ratio: tuple[float, float], size: int, reach: float, power: float = POWER) -> np.ndarray:
     """(size, size): the radius at each cell of a square that is `reach` times as wide as a region's longer side.
 
-    ratio: the region's half sides over the longer one.
+    ratio: the region's half sides over the longer one. power: of the superellipse; infinite is a rectangle.
     """
     places = (np.arange(size) - (size - 1) / 2) * (2 * reach / size)
     x, y = np.meshgrid(places / ratio[0], places / ratio[1])
+    if math.isinf(power):
+        return np.maximum(abs(x), abs(y))
     return _radius(np.stack([x, y], axis=-1))
 
 
