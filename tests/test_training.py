@@ -79,6 +79,23 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 # The loop
 
 
+def test_a_short_run_that_is_stopped_before_its_first_validation_goes_on(tmp_path, monkeypatch, capsys):
+    add = Journal.add
+
+    def interrupted(self, step, *rest):
+        if step == 5:
+            raise KeyboardInterrupt
+        add(self, step, *rest)
+
+    usual = {"validate_every": None, "save_every": 200}
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, recipe(steps=8), **usual)
+    run(tmp_path, recipe(steps=8), **usual)
+    assert "resuming phase 1 after step 4" in capsys.readouterr().out
+
+
 def test_a_resumed_run_gives_the_numbers_of_an_uninterrupted_one(tmp_path, monkeypatch):
     run(tmp_path / "whole")
     add = Journal.add

@@ -71,7 +71,7 @@ def train(
     imagenet: Annotated[Path | None, typer.Option(help="torchvision's vgg16_bn state-dict, for the stem.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Bettered labels, made by `relabel`.")] = None,
     validate_every: Annotated[int | None, typer.Option(min=1, help="Steps between validations.")] = None,
-    save_every: Annotated[int, typer.Option(min=1, help="Steps between saved states.")] = 200,
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between saved states; at least four a phase.")] = 200,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Processes that make batches, for each device.")] = 2,
     devices: Annotated[int, typer.Option(min=1, help="GPUs of each machine; CPU processes where it has none.")] = 1,

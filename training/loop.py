@@ -49,7 +49,8 @@ def train(
 
     Resumes from out/state.pt where there is one, with the numbers that an uninterrupted run would have had. start: a
     checkpoint whose weights fill whatever has the same name and shape. validate_every, save_every: steps; None: each
-    epoch, or 500 steps where the phase counts samples. precision: of the network's arithmetic, as `native` gives it.
+    epoch, or 500 steps where the phase counts samples; a phase is saved four times at least.
+    precision: of the network's arithmetic, as `native` gives it.
     carry_on: go on at the place in the recipe's length that start's card names, for a run whose state was lost.
     Returns the best checkpoint by the mean error over the trials.
     """
@@ -128,6 +129,7 @@ class _Run:
         per_epoch = max(1, sum(self.sizes.values()) // self.recipe.batch)
         steps = phase_steps(phase, self.recipe.batch, per_epoch)
         every = validate_every or (per_epoch if phase.epochs else 500)
+        save_every = min(self.save_every, max(1, steps // 4))  # a short phase is not lost as a whole
         objective, optimiser, average = self._prepare(phase)
         fabric, batch = self.fabric, self.recipe.batch
         shares = self.recipe.mixture or {name: float(size) for name, size in self.sizes.items()}
@@ -144,7 +146,7 @@ class _Run:
             validated = self.step % every == 0 or self.step == steps
             if validated:
                 self._validate(phase, average, rate)
-            if validated or self.step % self.save_every == 0:
+            if validated or self.step % save_every == 0:
                 self._save(average, optimiser)
 
     def _prepare(self, phase: Phase):
