@@ -262,7 +262,16 @@ def test_a_problem_of_an_output_is_why_it_stopped(caplog):
     assert caplog.messages[-1] == "Stopped: no room left; free some space"
 
 
-def test_the_first_signal_asks_and_handlers_come_back():
+def test_a_signal_that_comes_twice_at_once_as_from_timeout_counts_once():
+    run = Run(LiveCamera(Opener(ScriptedCapture([]))))
+    with quit_by_signal(run):
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+    assert run.refresh().quit == "SIGTERM" and run.status.signal == signal.SIGTERM
+
+
+def test_the_first_signal_asks_and_handlers_come_back(monkeypatch):
+    monkeypatch.setattr("tabrt.live.run.TOGETHER", 0.0)
     before = signal.getsignal(signal.SIGTERM)
     run = Run(LiveCamera(Opener(ScriptedCapture([]))))
     with quit_by_signal(run):

@@ -20,6 +20,8 @@ from tabrt.sinks import Sink
 
 log = logging.getLogger("tabrt")
 
+TOGETHER = 0.5  # seconds in which a second signal is the same one: `timeout` sends it to a process and to its group
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -107,12 +109,14 @@ class Resting(Sink):
 @contextmanager
 def quit_by_signal(run: Run) -> Iterator[None]:
     """Let the first signal that asks to end do so between two frames, so that no file is cut in the middle."""
-    asked: list[int] = []
+    asked: list[float] = []
 
     def ask(number: int, _frame: object) -> None:
         if asked:
+            if time.monotonic() - asked[0] < TOGETHER:
+                return
             raise KeyboardInterrupt
-        asked.append(number)
+        asked.append(time.monotonic())
         run.ask(Wish("quit", why=signal.Signals(number).name, signal=number))
 
     if threading.current_thread() is not threading.main_thread():
