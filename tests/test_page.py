@@ -157,6 +157,12 @@ def test_record_and_snapshot(served):
     assert not served.status.quit
 
 
+def test_faces_at_rest(served):
+    with connect(served) as viewer:
+        viewer.send("neutral")
+        wait(lambda: served.status.neutrals == 1)
+
+
 @pytest.mark.parametrize("words", [["next"] * 50, ["x" * 5000], [b"bytes"]])
 def test_a_viewer_that_misbehaves_is_let_go(served, words):
     with connect(served) as viewer, pytest.raises(ConnectionClosed):

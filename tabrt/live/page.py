@@ -287,6 +287,8 @@ async def _receive(websocket: WebSocket, credit: asyncio.BoundedSemaphore, run: 
                 run.ask(Wish("record", on=word == "record"))
             elif word == "snapshot":
                 run.ask(Wish("snapshot"))
+            elif word == "neutral":
+                run.ask(Wish("neutral"))
 
 
 def guarded(application, token: str | None, host: str):
