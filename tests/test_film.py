@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import random
 import signal
@@ -21,6 +22,7 @@ from conftest import environment, posix
 from films import SIZE, close_to, make_film, packets_of, picture, rewrite, times_of
 
 from tabrt.errors import TabrtError
+from tabrt.film import sound as sound_module
 from tabrt.film.reading import open_film, read_image
 from tabrt.film.writing import FilmWriter
 
@@ -285,6 +287,17 @@ def test_a_film_without_sound_wanted_holds_no_sound(tmp_path):
             assert len(film._sound.waiting) < 30
 
 
+def test_sound_long_before_its_pictures_is_held_to_a_limit_and_told(tmp_path, monkeypatch):
+    source = make_film(tmp_path / "a.mkv", sound=("aac",))
+    monkeypatch.setattr(sound_module, "MOST_WAITING", 2000)
+    with open_film(source) as film:
+        sound = film.soundtrack()
+        assert len(list(film)) == 12
+        assert 0 < sum(packet.size for packet in sound.waiting) <= 2000
+        assert float(sum(sound.lost.values())) > 0.2  # of half a second
+        assert len(list(sound.take(math.inf))) > 1 and not sound.waiting
+
+
 def test_stopping_early_leaves_pictures_and_sound_of_one_length(tmp_path):
     source = make_film(tmp_path / "a.mkv", frames=15, sound=("flac",))
     with open_film(source) as film, FilmWriter(tmp_path / "b.mp4", *SIZE, film.rate, film=film) as writer:
@@ -376,6 +389,7 @@ def test_more_real_clips_come_through(tmp_path, name):
 WRITER = """
 import signal, sys, time
 import numpy as np
+from tabrt.film import sound as sound_module
 from tabrt.film.writing import FilmWriter
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background inherits that it is ignored
 noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
@@ -417,6 +431,7 @@ FULL = """
 import resource, sys
 import numpy as np
 from tabrt.errors import TabrtError
+from tabrt.film import sound as sound_module
 from tabrt.film.writing import FilmWriter
 resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))
 noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
@@ -648,6 +663,7 @@ def test_memory_does_not_grow_with_the_film(tmp_path):
 import sys
 from pathlib import Path
 from tabrt.film.reading import open_film
+from tabrt.film import sound as sound_module
 from tabrt.film.writing import FilmWriter
 
 for path in sys.argv[1:]:

@@ -61,6 +61,23 @@ def test_without_pandas_it_says_what_to_install(path: Path, monkeypatch):
         read_landmarks(path).to_pandas()
 
 
+def test_names_of_any_letters_stay_in_their_cell(tmp_path: Path):
+    tags = {"picture": lambda scene: f'{scene.frame.index}\r"a,\nb"\r\n.png'}
+    with LandmarkWriter(tmp_path / "a.csv", HEADER, WFLW98, tags) as writer:
+        for index in range(3):
+            writer(scene(index, face(1, index)))
+    seen = read_landmarks(tmp_path / "a.csv")
+    assert seen.frames.tolist() == [0, 1, 2]
+    assert np.isfinite(seen.points).all()
+
+
+def test_a_line_that_never_ends_is_not_read_whole(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(landmarks, "MAX_LINE", 8192)
+    (tmp_path / "a.csv").write_bytes(b"frame,time,id,score,left,top,right,bottom,x0,y0,c0\n" + b"0," * 8192)
+    with pytest.raises(TabrtError, match="is no landmark file"):
+        read_landmarks(tmp_path / "a.csv")
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
 def test_a_film_without_faces(tmp_path: Path, suffix: str):
     path = tmp_path / f"empty{suffix}"

@@ -19,6 +19,8 @@ from conftest import posix
 from films import close_to, picture
 
 from tabrt.errors import TabrtError
+from tabrt.film.exif import MAX_PARTS, orientation_of
+from tabrt.film.heif import MAX_BOXES, is_tiled
 from tabrt.film.reading import left_out, open_film, pictures_in, read_image
 
 DATA = Path(__file__).parent / "data"
@@ -222,6 +224,20 @@ def test_a_picture_in_tiles_is_read_whole():
         assert across < 3 * beside + 1
     with open_film(DATA / "face_tiles.heic") as film:
         assert (film.width, film.height, len(list(film))) == (1280, 720, 1)
+
+
+def test_no_more_of_a_file_is_looked_through_than_a_picture_has(tmp_path):
+    """A file of a gigabyte may be made of boxes of eight bytes."""
+    exif, empty = tiff_head(6, "<"), (0).to_bytes(4) + b"tEXt" + zlib.crc32(b"tEXt").to_bytes(4)
+    for count, found in ((MAX_PARTS - 9, True), (MAX_PARTS, False)):
+        marked = with_chunk(png(picture(0)), b"eXIf", exif)
+        (tmp_path / "a.png").write_bytes(marked[:33] + empty * count + marked[33:])
+        assert (orientation_of(str(tmp_path / "a.png")) is not None) == found
+    data, free = (DATA / "face_tiles.heic").read_bytes(), (8).to_bytes(4) + b"free"
+    head = int.from_bytes(data[:4])
+    for count, found in ((9, True), (MAX_BOXES, False)):
+        (tmp_path / "a.heic").write_bytes(data[:head] + free * count + data[head:])
+        assert is_tiled(str(tmp_path / "a.heic")) == found
 
 
 def test_damage_of_a_picture_in_tiles_is_told(tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 
 MAX_EXIF = 2**16  # bytes, as JPEG can hold
 MAX_TAGS = 4096
+MAX_PARTS = 4096  # of a file, that are looked through for EXIF
 ORIENTATION, WIDTH, HEIGHT, COMPRESSION, TILE_WIDTH = 0x112, 0x100, 0x101, 0x103, 0x142
 JPEGS = (6, 7)  # kinds of compression
 SHORT, LONG = 3, 4
@@ -76,22 +77,24 @@ def _exif(file: BinaryIO) -> bytes | BinaryIO:
 
 def _in_jpeg(file: BinaryIO) -> bytes:
     at = 2
-    while True:
+    for _ in range(MAX_PARTS):
         file.seek(at)
         marker, length = struct.unpack(">HH", file.read(4))
         if marker == 0xFFE1 and file.read(6) == b"Exif\0\0":
-            return file.read(length - 8)
+            return file.read(max(length - 8, 0))
         if not 0xFFC0 <= marker <= 0xFFFE or marker == 0xFFDA:
-            raise ValueError("no EXIF before the picture")
+            break
         at += 2 + length
+    raise ValueError("no EXIF before the picture")
 
 
 def _in_chunks(file: BinaryIO, at: int, order: str, wanted: bytes) -> bytes:
     """The chunk of this name: in PNG its length stands first and a checksum last, in WebP its name and maybe a pad."""
-    size = os.fstat(file.fileno()).st_size
-    while at + 8 <= size:
+    for _ in range(MAX_PARTS):
         file.seek(at)
         head = file.read(8)
+        if len(head) < 8:
+            break
         png = order == ">"
         length, name = (int.from_bytes(head[:4]), head[4:]) if png else (int.from_bytes(head[4:], "little"), head[:4])
         if name == wanted:

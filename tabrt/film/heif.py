@@ -24,6 +24,7 @@ from tabrt.film.sound import decoded
 
 MAX_META = 2**22  # bytes of boxes that describe a picture
 MAX_TILES = 1024
+MAX_BOXES = 1024  # beside each other in the file
 BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif", b"MA1A", b"MA1B")  # of stills, not of sequences
 CODED = (b"hvc1", b"av01")
 ALPHA = (b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:2015:auxid:1")
@@ -134,7 +135,9 @@ def _still_of(name: str) -> Still | None:
 def _meta(file: BinaryIO, size: int) -> bytes | None:
     """What the outermost `meta` box holds, after its version."""
     at = 0
-    while at + 8 <= size:
+    for _ in range(MAX_BOXES):
+        if at + 8 > size:
+            break
         file.seek(at)
         length, kind = struct.unpack(">I4s", file.read(8))
         if kind == b"meta":

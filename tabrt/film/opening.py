@@ -127,6 +127,6 @@ def check_size(width: int, height: int, name: str) -> None:
         return
     limit = f"above the limit of {MAX_SIDE} px a side and {MAX_PIXELS // 10**6} million px"
     if width <= 0 or height <= 0:
-        unknown = f"{name} has pictures that cannot be decoded: of a kind that is not known here, or {limit}"
-        raise TabrtError(f"{unknown}; convert it, or scale it down")
+        unknown = f"{name} has pictures that cannot be decoded: cut short, of a kind that is not known here, or {limit}"
+        raise TabrtError(f"{unknown}; copy it again, convert it, or scale it down")
     raise TabrtError(f"{name} is {width}x{height}, {limit}; scale it down or convert it first")

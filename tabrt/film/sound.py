@@ -34,6 +34,7 @@ COPIED_SUBTITLES = {
 NEW_SUBTITLES = {".mkv": "subrip", ".webm": "webvtt"}  # mov_text elsewhere
 EARLY = 1e-6  # seconds: times this near are the same
 TOLD = 0.1  # seconds of sound that may be lost without a word
+MOST_WAITING = 2**28  # bytes of sound that lies before its pictures in a file
 
 
 class Soundtrack:
@@ -52,25 +53,38 @@ class Soundtrack:
         self.lost: dict[int, Fraction] = {}  # seconds, by stream, at times that no film of this length has
         self.waiting: deque[av.Packet] = deque()
         self.held = threading.Lock()
+        self._changing, self._bytes = threading.Lock(), 0  # of what waits
         self._part = part or Part()
 
     def put(self, packet: av.Packet, horizon: float = math.inf) -> None:
         """Add a packet that lies in the part that is wanted, and not beyond what a film can have."""
         time = starts(packet)
-        if time > horizon:
-            self.lost[packet.stream_index] = self.lost.get(packet.stream_index, Fraction(0)) + length(packet)
-        elif time < self._part.end and (self._part.start <= 0 or time >= self._part.start - EARLY):
-            self.waiting.append(packet)
+        wanted = time < self._part.end and (self._part.start <= 0 or time >= self._part.start - EARLY)
+        with self._changing:
+            if time > horizon or (wanted and self._bytes + packet.size > MOST_WAITING):
+                self.lost[packet.stream_index] = self.lost.get(packet.stream_index, Fraction(0)) + length(packet)
+            elif wanted:
+                self.waiting.append(packet)
+                self._bytes += packet.size
 
     def take(self, until: float) -> Iterator[av.Packet]:
         """The packets that start by `until` seconds, each once."""
-        while self.waiting and (time := starts(self.waiting[0])) <= until:
-            packet = self.waiting.popleft()
-            if time >= self.start:
+        while (packet := self._first(until)) is not None:
+            if starts(packet) >= self.start:
                 yield packet
 
+    def _first(self, until: float) -> av.Packet | None:
+        with self._changing:
+            if not self.waiting or starts(self.waiting[0]) > until:
+                return None
+            packet = self.waiting.popleft()
+            self._bytes -= packet.size
+            return packet
+
     def clear(self) -> None:
-        self.waiting.clear()
+        with self._changing:
+            self.waiting.clear()
+            self._bytes = 0
 
 
 def starts(packet: av.Packet) -> float:

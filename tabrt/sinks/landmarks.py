@@ -10,15 +10,23 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
 from tabrt.errors import TabrtError, first_line
 from tabrt.sinks.parquet import ParquetTable
-from tabrt.sinks.records import MEASURES, landmark_lines, landmark_suffix, measure_cells, parsed_header
+from tabrt.sinks.records import (
+    BEFORE_POINTS,
+    MAX_LINE,
+    MEASURES,
+    columns_of,
+    landmark_lines,
+    landmark_suffix,
+    measure_cells,
+    parsed_header,
+)
 
-BEFORE_POINTS = ["frame", "time", "id", "score", "left", "top", "right", "bottom"]  # the first columns
 LARGEST = 4 * 2**30  # bytes of one array of points
 
 
@@ -207,8 +215,7 @@ def _table_rows(path: str | Path) -> Iterator[dict[str, Any]]:
     with _table(path) as table:
         yield parsed_header(table.header, path)
         count = _points_of(table.names)
-        names = [*BEFORE_POINTS, *(f"{axis}{index}" for index in range(count) for axis in "xyc")]
-        for batch in table.batches(names):
+        for batch in table.batches(columns_of(count)):
             for row in batch:
                 time = None if math.isnan(row[1]) else float(row[1])
                 yield {
@@ -251,19 +258,23 @@ def _from_parquet(table: ParquetTable, path: Path) -> Landmarks:
 def _csv_frames(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a CSV file as JSON lines have them, what they say of the whole film first."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            yield from _rows_as_lines(path, csv.reader(_whole_lines(file)))
+        with path.open(newline="\n", encoding="utf-8") as file:
+            yield from _rows_as_lines(path, csv.reader(_whole_lines(file, path)))
     except (OSError, UnicodeDecodeError, csv.Error) as problem:
         raise TabrtError(f"cannot read {path} ({first_line(problem)}); name a .csv that tabrt wrote") from None
 
 
-def _whole_lines(lines: Iterable[str]) -> Iterator[str]:
-    return (line for line in lines if line.endswith("\n"))
+def _whole_lines(file: TextIO, path: Path) -> Iterator[str]:
+    """The lines, but for a last one that was cut off. Raises TabrtError for one that is longer than any of tabrt's."""
+    while (line := file.readline(MAX_LINE)).endswith("\n"):
+        yield line
+    if len(line) == MAX_LINE:
+        raise TabrtError(f"{path} is no landmark file; name a .csv that tabrt wrote")
 
 
 def _rows_as_lines(path: Path, rows: Iterator[list[str]]) -> Iterator[dict[str, Any]]:
     names = next(rows, [])
-    if names[:8] != BEFORE_POINTS:
+    if names[: len(BEFORE_POINTS)] != list(BEFORE_POINTS):
         raise TabrtError(f"{path} is no landmark file; name a .csv that tabrt wrote")
     count = _points_of(names)
     rest = names[8 + 3 * count :]

@@ -28,10 +28,7 @@ class OscSink(UdpSink):
     def __init__(self, address: str, measures: bool = False):
         super().__init__(address)
         self._measures = measures
-        try:
-            import pythonosc  # noqa: F401
-        except ModuleNotFoundError:
-            raise TabrtError(f"OSC needs one more package; {install_extra('osc')}") from None
+        require_osc("OSC")
 
     def packets(self, scene: Scene) -> Iterable[bytes]:
         height, width = scene.frame.image.shape[:2]
@@ -63,6 +60,14 @@ def _measured(told: Told) -> Iterator[Any]:
     if measures.blink is not None:
         blink = measures.blink
         yield message("/tabrt/blink", [number, (blink.time, "d"), blink.seconds, blink.depth])
+
+
+def require_osc(what: str) -> None:
+    """Raise TabrtError where python-osc, which this needs, is not installed."""
+    try:
+        import pythonosc  # noqa: F401
+    except ModuleNotFoundError:
+        raise TabrtError(f"{what} needs one more package; {install_extra('osc')}") from None
 
 
 def bundle(messages: Iterable[Any]) -> bytes:

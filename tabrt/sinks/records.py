@@ -31,6 +31,7 @@ LONGEST_END = 4096  # bytes of a closing record
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 
 END = "end"  # of the closing record
+BEFORE_POINTS = ("frame", "time", "id", "score", "left", "top", "right", "bottom")  # the first columns of a table
 
 Tags = Mapping[str, Callable[[Scene], Any]]  # further fields of a frame, by name
 
@@ -82,7 +83,7 @@ class LandmarkWriter(Sink):
         if suffix == ".parquet":
             pyarrow()  # before a file is replaced
         self._file = _open_for_writing(path)
-        columns = [*_columns(topology.points), *self._tags, *(MEASURES if measures else ())]
+        columns = [*columns_of(topology.points), *self._tags, *(MEASURES if measures else ())]
         header = dict(header) | ({"measures": MEASURES_VERSION} if measures else {})
         head = _json({"format": FORMAT, "version": VERSION, "scheme": topology.name} | header)
         if suffix == ".parquet":
@@ -382,9 +383,9 @@ def _rows(scene: Scene, points: int, tags: list[Any], measures: bool) -> list[li
     return [[*frame, *cells, *tags, *more] for cells, more in faces or [nobody]]
 
 
-def _columns(points: int) -> list[str]:
-    each = [f"{axis}{index}" for index in range(points) for axis in "xyc"]
-    return ["frame", "time", "id", "score", "left", "top", "right", "bottom", *each]
+def columns_of(points: int) -> list[str]:
+    """The columns of a table up to its points: of each x, y, confidence."""
+    return [*BEFORE_POINTS, *(f"{axis}{index}" for index in range(points) for axis in "xyc")]
 
 
 def _cells(face: Face) -> list[Any]:

@@ -12,10 +12,9 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tabrt.errors import TabrtError, install_extra
 from tabrt.faces import Scene
 from tabrt.measures import SHAPES
-from tabrt.sinks.osc import bundle, message
+from tabrt.sinks.osc import bundle, message, require_osc
 from tabrt.sinks.udp import Performer, Told, UdpSink
 
 MOST_BYTES = 1500  # of a bundle, by the protocol
@@ -36,10 +35,7 @@ class VmcSink(UdpSink):
 
     def __init__(self, address: str, head: bool = False):
         super().__init__(address)
-        try:
-            import pythonosc  # noqa: F401
-        except ModuleNotFoundError:
-            raise TabrtError(f"VMC needs one more package; {install_extra('osc')}") from None
+        require_osc("VMC")
         self._performer, self._head = Performer(), head
         names = (*SHAPES, *PRESETS)
         half = len(names) // 2
