@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import ExitStack, closing
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import cv2
@@ -20,7 +21,7 @@ from tabrt.live import sources as module
 from tabrt.live.camera import MAX_STUCK, REOPEN_DELAYS, LiveCamera
 from tabrt.live.devices import Camera
 from tabrt.live.devices.video4linux import set_up
-from tabrt.live.sources import DeviceCapture, FilmCapture, find_device, live_camera
+from tabrt.live.sources import DeviceCapture, FilmCapture, StreamCapture, find_device, live_camera
 from tabrt.live.status import State
 
 QUICK = {"stall": 0.3, "patience": 5.0, "waits": (0.05,), "tick": 0.02}
@@ -397,6 +398,15 @@ def test_mjpeg_where_it_doubles_the_rate(plain, chosen):
 def test_size_and_rate_are_for_cameras():
     with pytest.raises(TabrtError, match="--size and --fps are for cameras"):
         live_camera(FILM, size=(640, 480))
+
+
+def test_what_is_done_to_the_pictures_of_a_stream_is_told(caplog):
+    hdr = Path(__file__).parent / "data" / "hdr_pq.mov"
+    with caplog.at_level(logging.INFO, "tabrt"):
+        capture = StreamCapture(av.open(str(hdr)), "stream")
+        assert capture.read() is not None
+        capture.close()
+    assert [record.message.split(":")[0] for record in caplog.records] == ["HDR is tone-mapped"]
 
 
 def test_what_is_done_to_a_film_is_told_in_a_live_run_too(caplog):

@@ -6,6 +6,7 @@ import os
 import sys
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 from av.error import FFmpegError
@@ -47,7 +48,7 @@ def open_container(source: str, patience: float) -> av.container.InputContainer:
         raise TabrtError(cannot_open(source, problem)) from None
 
 
-def _standard_input():
+def _standard_input() -> BinaryIO:
     if sys.stdin is None or sys.stdin.isatty():
         raise TabrtError("standard input is a terminal; pipe a film into it, or name a file")
     return open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # no lock that a daemon thread could hold

@@ -244,9 +244,14 @@ class FilmCapture:
         return as_shown(frame).image
 
     def close(self) -> None:
-        for note in self._film.notes:
-            log.info("%s", note)
+        _tell(self._film.notes)
         self._film.close()
+
+
+def _tell(notes: Sequence[str]) -> None:
+    """Log what was done to the pictures, a line each."""
+    for note in notes:
+        log.info("%s", note)
 
 
 def later(packet: av.Packet, seconds: float) -> av.Packet:
@@ -285,19 +290,21 @@ class StreamCapture:
         self.sound: Sequence[av.AudioStream] = container.streams.audio
         self.hear: Callable[[av.Packet], None] = ignore_sound
         self._zero: float | None = None  # monotonic time at 0 of the stream's clock, as the first picture tells it
+        self._notes: list[str] = []
+        self._convert = Converter(self.rate or 25.0)
         self._images = self._decode()
 
     def read(self) -> np.ndarray | None:
         return next(self._images, None)
 
     def close(self) -> None:
+        _tell([*self._notes, *self._convert.notes])
         self._container.close()
 
     def _decode(self) -> Iterator[np.ndarray]:
         """Pictures as they are shown: in SDR, whole, with square pixels."""
-        convert = Converter(self.rate or 25.0)
-        for picture in deinterlaced(self._decode_raw(), []):
-            frame = Frame(convert(picture), pixel_aspect=float(pixel_aspect_of(self._stream) or 1))
+        for picture in deinterlaced(self._decode_raw(), self._notes):
+            frame = Frame(self._convert(picture), pixel_aspect=float(pixel_aspect_of(self._stream) or 1))
             yield as_shown(frame).image
 
     def _decode_raw(self) -> Iterator[av.VideoFrame]:
