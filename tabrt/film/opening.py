@@ -37,7 +37,7 @@ def open_container(source: str, patience: float) -> av.container.InputContainer:
     options = {"max_pixels": str(MAX_PIXELS)}
     try:
         if source == "-":
-            return av.open(_standard_input(), options=options, metadata_errors="replace")
+            return av.open(_standard_input(), "r", options=options, metadata_errors="replace")
         if is_url(source):
             return av.open(source, options=options, timeout=patience, metadata_errors="replace")
         check_file(Path(source))
