@@ -133,8 +133,7 @@ def test_a_stronger_cover_shows_less_and_stays_with_the_head(mode):
         assert changed.sum() < 2.6 * (radius <= 1).sum() and not changed[radius > 2].any()
 
 
-@pytest.mark.parametrize("scale", [0.3, 1, 4])
-@pytest.mark.parametrize("roll", [0.0, 0.5, -2.0])
+@pytest.mark.parametrize(("roll", "scale"), [(0.0, 1), (0.5, 0.3), (-2.0, 4)])
 def test_a_plate_is_whole_to_its_corners_and_has_a_soft_edge_outside(roll, scale):
     noise = np.random.default_rng(1).integers(0, 256, (round(240 * scale), round(320 * scale), 3), np.uint8)
     region = Region((150 * scale, 110 * scale), (32 * scale, 40 * scale), roll)
@@ -143,14 +142,12 @@ def test_a_plate_is_whole_to_its_corners_and_has_a_soft_edge_outside(roll, scale
     for strength, plate in enumerate(PLATES, start=1):
         covered = noise.copy()
         cover(covered, region, "blur", strength)
-        left = np.abs(covered.astype(int) - noise).reshape(-1, 3)[size <= plate.size]
-        colours, counts = np.unique(covered.reshape(-1, 3)[size <= plate.size], axis=0, return_counts=True)
-        assert counts.max() > 0.4 * counts.sum() and np.ptp(colours, axis=0).max() <= 2 * plate.shades
-        assert left.mean() > 30
+        changed = np.abs(covered.astype(int) - noise).reshape(-1, 3)
+        inside = size <= plate.size
+        assert np.ptp(covered.reshape(-1, 3)[inside], axis=0).max() <= 2 * plate.shades
         rim = (size > plate.size) & (size < plate.size + PLATE_FEATHER)
         beyond = size > plate.size + PLATE_FEATHER + 3 / (32 * scale)
-        mixed = np.abs(covered.astype(int) - noise).reshape(-1, 3)
-        assert 0 < mixed[rim].mean() < left.mean() and not mixed[beyond].any()
+        assert 0 < changed[rim].mean() < changed[inside].mean() and not changed[beyond].any()
 
 
 def test_a_large_cover_hides_to_the_edge_of_its_region_as_a_small_one_does():

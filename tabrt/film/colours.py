@@ -21,7 +21,7 @@ BT2020_TO_BT709 = np.array(
 )  # linear light (ITU-R BT.2087)
 HALD_LEVEL = 8  # a colour table of 64 × 64 × 64
 UNUSED = 0.5  # of its range that a grey picture leaves empty before it is stretched
-DEEP_SHIFT = 4  # colours above 8 bits that stay below 1 / DEEP_SHIFT of their range: 14 bits or fewer in 16
+DIM = 0.25  # of their range, below which colours above 8 bits are brightened: 14 bits or fewer in 16
 TAILS = 0.1, 99.9  # percentiles of grey that become black and white: a few dead pixels count for nothing
 SETTLING = 5.0  # seconds in which the range of a film follows its pictures
 PAPER = 255  # grey behind what is transparent
@@ -127,7 +127,7 @@ class Range:
     def colour(self, values: np.ndarray, full: float) -> np.ndarray:
         """Colours (H, W, 3) of 0…full as uint8, brightened where they use less than a quarter of that."""
         high = self._follow(np.percentile(_sample(values), TAILS))[1]
-        if full / DEEP_SHIFT < high <= full:
+        if DIM * full < high <= full:
             high = full
         return _eight_bits(values, 0.0, high)
 
