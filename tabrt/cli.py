@@ -141,9 +141,11 @@ def image(options: ImageOptions) -> None:
     from tabrt.commands.image import image as work
 
     summary, problem = work(options)
-    _tell(summary, options.out, options.landmarks)
     if problem is not None:
+        for note in summary.notes:
+            print(note, file=sys.stderr)
         raise TabrtError(problem)
+    _tell(summary, options.out, options.landmarks)
 
 
 @app.command(cls=_Command)

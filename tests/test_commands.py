@@ -128,7 +128,7 @@ def test_what_is_the_matter_with_pictures_is_told_of_each_beside_those_that_cann
     (folder / "text.jpg").write_text("no picture")
     done = run("image", "photos", "--out", "out")
     lines = done.stderr.splitlines()
-    assert [line for line in lines if "cut short" in line] == [
+    assert lines[:-1] == [
         "photos/half.jpg, photos/third.jpg: cut short: a part of the picture is missing; copy it again"
     ]
     assert lines[-1].startswith("tabrt: 1 of 4 pictures could not be read") and done.returncode == 1
