@@ -19,6 +19,7 @@ from made_faces import calm, changed, face, scene, seen, shut_eye
 from tabrt.commands.options import LiveOptions, VideoOptions
 from tabrt.commands.video import video
 from tabrt.drawing import Drawing, Expression
+from tabrt.drawing.overlay import Points, label_places
 from tabrt.errors import TabrtError
 from tabrt.measures import SHAPES, Person
 from tabrt.sinks import LandmarkWriter, landmark_lines, read_landmarks
@@ -154,6 +155,16 @@ def test_panels_of_two_faces_lie_apart():
     both, _ = drawn_at((-0.12, 0, 0.6), (0.12, 0, 0.6))
     alone = [plates(drawn_at(at)[0]).sum() for at in ((-0.12, 0, 0.6), (0.12, 0, 0.6))]
     assert plates(both).sum() > 0.5 * sum(alone)
+
+
+@pytest.mark.parametrize("at", [(-0.1, 0, 0.2), (0, 0, 0.2), (0.1, 0, 0.2), (0.1, 0, 0.25)])
+def test_the_panel_leaves_the_id_to_be_read(at):
+    plain = scene(face(seen(-10, 0, 0, at, OPEN_MOUTH), 8))
+    points, panel = Points(WFLW98), Expression()
+    alone, both = (Drawing(layers)(plain).picture for layers in ((points,), (points, panel)))
+    (label,) = label_places(plain.frame.image, plain.faces)
+    part = np.s_[int(label.top) : int(label.bottom), int(label.left) : int(label.right)]
+    assert alone[part].any() and np.array_equal(alone[part], both[part])
 
 
 def test_a_face_that_fills_the_picture_is_hardly_covered():

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from tabrt.drawing.overlay import label_places
 from tabrt.faces import Face, Scene
 from tabrt.geometry import Box
 from tabrt.measures import Gaze, Measures, Pose
@@ -24,6 +25,7 @@ NOSE_TIP, PUPILS = 54, {"right": 96, "left": 97}
 SMALL = 80  # px: faces below get their axes alone
 SHOWN = 6, 3, 0  # bars at most; fewer where more would cover a face
 LEAST = 0.1  # of a shape that has a bar
+LABEL = 10.0  # how many px of a face one of an id counts for: ids are small, and are to be read
 COVERED = 0.1  # of a panel that may lie over faces and other panels, before a smaller one is taken
 FONT, SMALLEST, LARGEST = cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1.0  # OpenCV's units: below, letters cannot be read
 PANEL, TRACK, FILL, INK = 0.3, (90, 90, 90), (150, 190, 60), (245, 245, 245)  # share of the picture left; BGR
@@ -36,7 +38,8 @@ class Expression:
     """A layer: axes at the tip of the nose, lines of sight, and the strongest shapes as bars beside each face."""
 
     def __call__(self, image: np.ndarray, scene: Scene) -> None:
-        taken = [face.box for face in scene.faces]
+        taken = [(face.box, 1.0) for face in scene.faces]
+        taken += [(place, LABEL) for place in label_places(image, scene.faces)]
         for face in scene.faces:
             pose, gaze, measures = face.pose, face.gaze, face.measures
             if pose is None or gaze is None or measures is None:
@@ -44,7 +47,7 @@ class Expression:
             _draw_axes(image, face, pose)
             if _size(face) >= SMALL:
                 _draw_gaze(image, face, pose, gaze)
-                taken.append(_draw_panel(image, face, pose, measures, taken))
+                taken.append((_draw_panel(image, face, pose, measures, taken), 1.0))
 
 
 def _size(face: Face) -> float:
@@ -128,10 +131,10 @@ class _Panel:
         return cv2.getTextSize(text, FONT, self.scale, 1)[0][0]
 
 
-def _draw_panel(image: np.ndarray, face: Face, pose: Pose, measures: Measures, taken: list[Box]) -> Box:
+def _draw_panel(image: np.ndarray, face: Face, pose: Pose, measures: Measures, taken: list[tuple[Box, float]]) -> Box:
     """The head's angles, and the shapes that are strongest, beside the face; where it lies.
 
-    taken: what is not to be covered.
+    taken: what is not to be covered, and how bad it is to do so.
     """
     angles = "  ".join(f"{name} {round(getattr(pose, name))}" for name in ("yaw", "pitch", "roll"))
     strongest = sorted(((value, name) for name, value in measures.items() if value >= LEAST), reverse=True)
@@ -168,7 +171,7 @@ def _write(image: np.ndarray, text: str, x: int, y: int, scale: float) -> None:
     cv2.putText(image, text, (x, y), FONT, scale, INK, 1, cv2.LINE_AA)
 
 
-def _place(image: np.ndarray, face: Face, panel: _Panel, taken: list[Box]) -> Box:
+def _place(image: np.ndarray, face: Face, panel: _Panel, taken: list[tuple[Box, float]]) -> Box:
     """Where a panel covers least: beside the face, below or above it, or in a corner of the picture."""
     box, gap, width, height = face.box, 0.08 * _size(face), panel.width, panel.height
     right, bottom = max(image.shape[1] - width, 0), max(image.shape[0] - height, 0)
@@ -182,10 +185,11 @@ def _place(image: np.ndarray, face: Face, panel: _Panel, taken: list[Box]) -> Bo
     return min(places, key=lambda place: _covered(place, taken))  # the first of equals
 
 
-def _covered(place: Box, taken: list[Box]) -> float:
-    """Square px of `taken` that a place covers."""
+def _covered(place: Box, taken: list[tuple[Box, float]]) -> float:
+    """Square px of `taken` that a place covers, each as often as it counts."""
     return sum(
-        max(0.0, min(place.right, box.right) - max(place.left, box.left))
+        weight
+        * max(0.0, min(place.right, box.right) - max(place.left, box.left))
         * max(0.0, min(place.bottom, box.bottom) - max(place.top, box.top))
-        for box in taken
+        for box, weight in taken
     )

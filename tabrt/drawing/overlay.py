@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from tabrt.faces import Face, Layer, Scene
-from tabrt.geometry import STRIDE, Crop
+from tabrt.geometry import STRIDE, Box, Crop
 from tabrt.topology import Topology
 
 # BGR, by id: told apart with any colour vision, and all brighter than skin in shade.
@@ -96,7 +96,7 @@ def _draw_face(image: np.ndarray, face: Face, curves: Topology | None) -> None:
             canvas.blend(colour)
         _draw_points(canvas, face, size, on_maps=curves is None)
         canvas.blend(_lighter(colour))
-    _draw_label(image, face, size, colour)
+    _draw_label(image, face, colour)
 
 
 def _size(points: np.ndarray) -> float:
@@ -225,23 +225,54 @@ def _map_colours() -> np.ndarray:
     return np.round(ramp * (_map_opacity()[:, None, None] / 255)).astype(np.uint8)
 
 
-def _draw_label(image: np.ndarray, face: Face, size: float, colour: tuple[int, int, int]) -> None:
-    """The id on a small plate above the face, and a bar under it as long as the face is sure."""
+@dataclass(frozen=True)
+class _Label:
+    """The plate with a face's id, and how its letters are written."""
+
+    place: Box  # whole px
+    scale: float  # of the letters, in OpenCV's units
+    thickness: int
+    letters: tuple[int, int]  # width, height, px
+
+
+def _pad(height: int) -> int:
+    """Around letters of this height, px."""
+    return max(3, round(0.35 * height))
+
+
+def _label(image: np.ndarray, face: Face) -> _Label | None:
+    """Above the face and in the picture; None where that has no room for it."""
+    size = _size(face.points)
     scale = float(np.clip(size * FONT_SCALE, 0.4, 3.0))
-    text = str(face.id)
     thickness = max(1, round(1.6 * scale))
-    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_DUPLEX, scale, thickness)
-    pad = max(3, round(0.35 * height))
+    (width, height), _ = cv2.getTextSize(str(face.id), cv2.FONT_HERSHEY_DUPLEX, scale, thickness)
+    pad = _pad(height)
     plate = np.array([max(width, 2 * height) + 2 * pad, height + 3 * pad])
     limits = np.array(image.shape[1::-1]) - plate
     if (limits < 0).any():
-        return
+        return None
     top = face.points[:, 1].min() - LABEL_GAP * size - plate[1]
     corner = np.clip((face.points[:, 0].mean() - plate[0] / 2, top), 0, limits).astype(int)
-    _draw_plate(image[corner[1] : corner[1] + plate[1], corner[0] : corner[0] + plate[0]], face, colour, pad)
-    x = corner[0] + (plate[0] - width) // 2
-    origin = int(x), int(corner[1] + pad + height)
-    cv2.putText(image, text, origin, cv2.FONT_HERSHEY_DUPLEX, scale, colour, thickness, cv2.LINE_AA)
+    return _Label(Box(*corner.tolist(), *(corner + plate).tolist()), scale, thickness, (width, height))
+
+
+def label_places(image: np.ndarray, faces: tuple[Face, ...]) -> list[Box]:
+    """Where the ids of faces are drawn."""
+    labels = [_label(image, face) for face in faces if np.isfinite(face.points).all()]
+    return [label.place for label in labels if label is not None]
+
+
+def _draw_label(image: np.ndarray, face: Face, colour: tuple[int, int, int]) -> None:
+    """The id on a small plate above the face, and a bar under it as long as the face is sure."""
+    label = _label(image, face)
+    if label is None:
+        return
+    place = label.place
+    left, top, right, bottom = (int(side) for side in (place.left, place.top, place.right, place.bottom))
+    _draw_plate(image[top:bottom, left:right], face, colour, _pad(label.letters[1]))
+    width, height = label.letters
+    origin = left + (right - left - width) // 2, top + _pad(height) + height
+    cv2.putText(image, str(face.id), origin, cv2.FONT_HERSHEY_DUPLEX, label.scale, colour, label.thickness, cv2.LINE_AA)
 
 
 def _draw_plate(part: np.ndarray, face: Face, colour: tuple[int, int, int], pad: int) -> None:
