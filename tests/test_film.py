@@ -23,6 +23,7 @@ from films import SIZE, close_to, make_film, packets_of, picture, rewrite, times
 
 from tabrt.errors import TabrtError
 from tabrt.film import sound as sound_module
+from tabrt.film import writing
 from tabrt.film.reading import open_film, read_image
 from tabrt.film.writing import FilmWriter
 
@@ -425,6 +426,68 @@ def test_an_interrupted_run_closes_the_film(tmp_path):
     run.stdout.close()
     assert len(times_of(out)) == 201
     assert b"moof" not in out.read_bytes()
+
+
+@pytest.mark.parametrize("suffix, kind", [(".mp4", "film"), (".mkv", "film"), (".mp4", "live")])
+@pytest.mark.parametrize("first_to_end", ["earlier", "later"])
+@posix  # elsewhere a file that is open cannot make room
+def test_of_two_writers_of_one_path_one_film_is_left_whole(tmp_path, suffix, kind, first_to_end):
+    out = tmp_path / f"a{suffix}"
+    earlier = FilmWriter(out, *SIZE, 30, index_first=kind == "film")
+    for number in range(90):
+        earlier.write(picture(number), number / 30)
+    later = FilmWriter(out, *SIZE, 30, index_first=kind == "film")
+    for number in range(70):
+        later.write(picture(number), number / 30)
+        earlier.write(picture(number), 3 + number / 30)
+    if first_to_end == "later":
+        later.close()
+    with pytest.raises(TabrtError, match=r"a\.m.* was replaced"):
+        earlier.close()
+    later.close()
+    assert len(times_of(out)) == 70
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+@posix
+def test_a_film_replaced_while_its_index_moves_stays(tmp_path, monkeypatch):
+    out = tmp_path / "a.mp4"
+    earlier = FilmWriter(out, *SIZE, 30)
+    earlier.write(picture(0), 0)
+    same_stream, later = writing._same_stream, []
+
+    def taken_over(*given):
+        later.append(FilmWriter(out, *SIZE, 30))
+        return same_stream(*given)
+
+    monkeypatch.setattr(writing, "_same_stream", taken_over)
+    with pytest.raises(TabrtError, match="was replaced"):
+        earlier.close()
+    monkeypatch.undo()
+    for number in range(5):
+        later[0].write(picture(number), number / 30)
+    later[0].close()
+    assert len(times_of(out)) == 5
+
+
+@posix
+def test_a_writer_whose_film_went_to_another_leaves_that_alone(tmp_path):
+    out = tmp_path / "a.mp4"
+    earlier = FilmWriter(out, *SIZE, 30)  # which gets no picture
+    rewrite(make_film(tmp_path / "b.mkv", "ffv1", "bgr0", frames=3), out)
+    with pytest.raises(TabrtError, match="was replaced"):
+        earlier.close()
+    assert len(times_of(out)) == 3
+
+
+@posix
+def test_a_film_is_replaced_where_its_link_leads(tmp_path):
+    (tmp_path / "a.mp4").symlink_to("real.mp4")
+    for count in (2, 3):
+        with FilmWriter(tmp_path / "a.mp4", *SIZE, 30) as writer:
+            for number in range(count):
+                writer.write(picture(number), number / 30)
+        assert (tmp_path / "a.mp4").is_symlink() and len(times_of(tmp_path / "real.mp4")) == count
 
 
 FULL = """

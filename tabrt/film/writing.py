@@ -7,7 +7,7 @@ import errno
 import math
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,10 @@ class FilmWriter:
     soundtrack: the sound of a source that is no film, on the clock of its pictures.
     Times are kept as they are with a `film`, which is to be read only after the writer is made; without one, and of a
     part of a film, the first picture is at 0. Colours are written as BT.709, limited range, and say so.
-    Raises TabrtError: a folder that cannot be written, a container or codec that does not fit, a full disk.
+    A film that is there already is not written into but makes room, so that two writers of one path leave one whole
+    film: that of the later one.
+    Raises TabrtError: a folder that cannot be written, a container or codec that does not fit, a full disk, a file that
+    was replaced or removed meanwhile.
     """
 
     def __init__(
@@ -106,7 +109,9 @@ class FilmWriter:
         if self._film is not None and not anonymous:
             container.metadata.update(self._film.metadata())
             container.set_chapters(_chapters(self._film))
+        _make_room(self.path)
         container.start_encoding()
+        self._file = _identity(self.path)
 
     def __enter__(self) -> FilmWriter:
         return self
@@ -142,10 +147,18 @@ class FilmWriter:
                     self._finish()
         finally:
             self._abandon()
+        if self._failed:
+            return
+        self._check_ours()
         if self.frames == 0:
             self.path.unlink(missing_ok=True)  # a film without a picture opens nowhere
-        elif self._faststart and not self._failed:
-            _move_index(self.path, self._clock)
+        elif self._faststart:
+            _move_index(self.path, self._clock, self._check_ours)
+
+    def _check_ours(self) -> None:
+        """Raise TabrtError where the file at the path is no longer the one being written."""
+        if _identity(self.path) != self._file:
+            raise TabrtError(f"{self.path} was replaced or removed while it was written; write to another file")
 
     def _finish(self) -> None:
         if self._last is None:
@@ -282,6 +295,22 @@ def _create(path: Path, options: dict[str, str]) -> av.container.OutputContainer
     return av.open(f"file:{path}", "w", format=_MUXERS[path.suffix.lower()], container_options=options)
 
 
+def _make_room(path: Path) -> None:
+    """Take a film away that is there, so that whoever may be writing it goes on elsewhere than in the new one."""
+    if os.path.isfile(path):
+        with contextlib.suppress(OSError):  # a folder that only lets files be changed
+            os.unlink(os.path.realpath(path))
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another that took its name; None where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def _encoder(codec: str) -> av.codec.Codec:
     try:
         known = av.codec.Codec(codec, "w")
@@ -308,8 +337,11 @@ def _timescale(clock: Fraction) -> dict[str, str]:
     return {"movie_timescale": str(clock.denominator * math.ceil(1000 / clock.denominator))}
 
 
-def _move_index(path: Path, clock: Fraction) -> None:
-    """Rewrite a fragmented film with its index in front. Where that fails, the fragmented film plays as it is."""
+def _move_index(path: Path, clock: Fraction, check: Callable[[], None]) -> None:
+    """Rewrite a fragmented film with its index in front. Where that fails, the fragmented film plays as it is.
+
+    check: called before the film is replaced; what it raises leaves the film at the path as it is.
+    """
     path = path.resolve()
     part = path.with_name(f".tabrt-{secrets.token_hex(4)}.part")  # a name that is not too long where the film's is not
     options = {"movflags": "faststart"} | _timescale(clock)
@@ -326,6 +358,7 @@ def _move_index(path: Path, clock: Fraction) -> None:
                 if packet.dts is not None:
                     packet.stream = streams[packet.stream_index]
                     target.mux_one(packet)
+        check()
         os.replace(part, path)
     except (FFmpegError, OSError, ValueError):
         pass
