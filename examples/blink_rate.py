@@ -6,9 +6,15 @@ tabrt video IN.mp4 --landmarks points.jsonl --measures makes the file.
 import sys
 from collections import defaultdict
 
+from tabrt.errors import TabrtError
 from tabrt.sinks import landmark_lines
 
-header, *frames = landmark_lines(sys.argv[1])
+if len(sys.argv) != 2:
+    sys.exit(__doc__)
+try:
+    header, *frames = landmark_lines(sys.argv[1])
+except TabrtError as problem:
+    sys.exit(str(problem))
 if "measures" not in header:
     sys.exit(f"{sys.argv[1]} tells no blinks; write it with: tabrt video … --measures")
 seen = defaultdict(list)  # by id and minute: times it was seen

@@ -9,7 +9,12 @@ import numpy as np
 
 import tabrt
 
-film = tabrt.read_landmarks(sys.argv[1])
+if len(sys.argv) != 2:
+    sys.exit(__doc__)
+try:
+    film = tabrt.read_landmarks(sys.argv[1])
+except tabrt.TabrtError as problem:
+    sys.exit(str(problem))
 points = film.points  # (frames, ids, 98, 2) px; NaN where a face is not seen
 gap = np.linalg.norm(points[..., 90, :] - points[..., 94, :], axis=-1)
 eyes = np.linalg.norm(points[..., 60, :] - points[..., 72, :], axis=-1)

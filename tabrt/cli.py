@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -266,7 +266,7 @@ def main() -> None:
         _fail(str(problem))
     except SystemExit as end:
         if end.code in STOPPED:
-            _leave(end.code)
+            _leave(end.code, getattr(end, "__notes__", ()))
         raise
     except Exception as problem:
         if os.environ.get("TABRT_DEBUG"):
@@ -296,9 +296,9 @@ def _fail(problem: str) -> None:
     raise SystemExit(1)
 
 
-def _leave(code: int) -> None:
-    """Exit without waiting for threads that are stuck in a read."""
-    sys.stderr.write("tabrt: stopped; the files are closed\n")
+def _leave(code: int, notes: Sequence[str]) -> None:
+    """Exit without waiting for threads that are stuck in a read. notes: what is left of the work."""
+    sys.stderr.write(f"tabrt: stopped; {'; '.join(notes) or 'the files are closed'}\n")
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()

@@ -7,6 +7,7 @@ import functools
 import http.server
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -311,6 +312,7 @@ def test_models_shows_the_cards(run: Run):
         ["video", "in.mp4", "--landmarks", "out/", "--cluster", "tcp://127.0.0.1:9", "--jobs", "2"],
         ["video", "in.mp4", "--landmarks", "-", "--cluster", "tcp://127.0.0.1:9"],
         ["video", "-", "in.mp4", "--landmarks", "out/", "--jobs", "2"],
+        ["video", "in.mp4", "--out", "out.mp4", "--fov", "70"],
         ["live", "--no-window"],
         ["live", "--size", "large"],
         ["image", "--out", "there"],
@@ -566,6 +568,8 @@ def test_a_signal_closes_the_files(tmp_path: Path, name: str, code: int):
     assert process.returncode == code
     assert "Traceback" not in said
     times = picture_times(tmp_path / "out.mp4")
+    kept = re.fullmatch(r"tabrt: stopped; (\d+) frames are kept; .*--resume.*\n", said)
+    assert kept is not None and abs(int(kept[1]) - len(times)) <= 1, said
     lines = list(landmark_lines(tmp_path / "out.jsonl"))[1:]
     assert len(lines) - 1 <= len(times) <= len(lines) + 1
     assert len(times) > 50

@@ -16,7 +16,8 @@ from conftest import CLIP, TIMES
 
 from tabrt.commands import cluster as clusters
 from tabrt.commands.cluster import anywhere, on_cluster
-from tabrt.commands.options import VideoOptions
+from tabrt.commands.films import films
+from tabrt.commands.options import VideoOptions, VideosOptions
 from tabrt.commands.progress import Standing
 from tabrt.errors import TabrtError
 from tabrt.sinks import landmark_lines
@@ -128,6 +129,14 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPat
         next(on_cluster([], Watch(), "tcp://127.0.0.1:9"))
     with pytest.raises(TabrtError, match="no Dask scheduler answers at nonsense://"):
         next(on_cluster([], Watch(), "nonsense://"))
+
+
+def test_where_no_scheduler_answers_no_folder_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(clusters, "PATIENCE", 0.5)
+    places = {name: str(tmp_path / name) + "/" for name in ("out", "landmarks", "crops")}
+    with pytest.raises(TabrtError, match="no Dask scheduler answers"):
+        films(VideosOptions(sources=[str(CLIP)], cluster="tcp://127.0.0.1:9", **places))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_scheduler_that_is_lost_is_told_in_words():

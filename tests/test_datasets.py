@@ -12,7 +12,8 @@ import pytest
 from synthetic_faces import real_faces
 
 from tabrt.errors import TabrtError
-from training.datasets import DATASETS, load_dataset, read_pts
+from tabrt.topology import WFLW98
+from training.datasets import DATASETS, load_dataset, parse_sources, read_pts, training_sets
 from training.sets import SHARED_SETS, held_out, held_out_of_few, load_zip, photo_of, shared_faces, shared_validation
 from training.weaknesses import shared_trials
 
@@ -431,6 +432,12 @@ def test_training_pictures_are_no_test_part(tmp_path):
     assert "this is no test" in load("300w", tmp_path).note
     w300_tree(tmp_path / "whole")
     assert not load("300w", tmp_path / "whole").note
+
+
+def test_one_face_alone_is_too_few_to_train_on(tmp_path):
+    write_pts(picture(tmp_path / "afw" / "a.jpg").with_suffix(".pts"), points_of(68))
+    with pytest.raises(TabrtError, match=": 1 face is too few"):
+        training_sets(parse_sources(f"300w:{tmp_path}"), WFLW98, {}, tmp_path / "cache")
 
 
 def test_of_few_photos_one_at_least_is_held_out():

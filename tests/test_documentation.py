@@ -68,6 +68,18 @@ def test_mouths_of_a_landmark_file(clip: Path, tmp_path: Path):
     assert len(lines) == len(read_landmarks(tmp_path / "points.jsonl").times) == 16
 
 
+@pytest.mark.parametrize("name", ["mouths", "blink_rate"])
+@pytest.mark.parametrize("words", [[], ["points.txt"], ["other.csv"]], ids=["nothing", "no file", "a table"])
+def test_what_is_no_landmark_file_is_one_line_for_an_example(tmp_path: Path, name: str, words: list[str]):
+    (tmp_path / "other.csv").write_text("frame,time\n0,0\n")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / f"{name}.py"), *words],
+        **{"cwd": tmp_path, "env": environment(), "capture_output": True, "text": True, "timeout": 120},
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    assert "Traceback" not in done.stderr and (words or [f"{name}.py"])[0] in done.stderr
+
+
 def test_pictures_of_faces(clip: Path, tmp_path: Path):
     assert "1 pictures" in example("face_pictures", clip, "faces", folder=tmp_path)
     (picture,) = (tmp_path / "faces").glob("*.png")

@@ -16,7 +16,7 @@ import typer
 from conftest import CLIP
 from made_faces import calm, changed, face, scene, seen, shut_eye
 
-from tabrt.commands.options import LiveOptions, VideoOptions
+from tabrt.commands.options import ImageOptions, LiveOptions, VideoOptions
 from tabrt.commands.video import video
 from tabrt.drawing import Drawing, Expression
 from tabrt.drawing.overlay import Points, label_places
@@ -248,7 +248,27 @@ def test_a_film_with_measures(tmp_path):
 )
 def test_a_field_of_view_that_cannot_be(fov, message):
     with pytest.raises(TabrtError, match=message):
-        VideoOptions(source="a.mp4", landmarks="a.csv", fov=fov).tracker()
+        VideoOptions(source="a.mp4", landmarks="a.csv", measures=True, fov=fov).tracker()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        lambda **given: VideoOptions(source="a.mp4", landmarks="a.jsonl", **given),
+        lambda **given: ImageOptions(sources=["a.jpg"], landmarks="a.jsonl", **given),
+        lambda **given: LiveOptions(osc="127.0.0.1:9000", **given),
+    ],
+    ids=["video", "image", "live"],
+)
+def test_a_field_of_view_without_measures_is_wrong_usage(options):
+    options(fov="60", measures=True)
+    with pytest.raises(typer.BadParameter, match="--measures"):
+        options(fov="60")
+
+
+@pytest.mark.parametrize("sent", ["vmc", "openseeface", "ifacialmocap"])
+def test_what_avatars_are_sent_needs_the_field_of_view(sent):
+    assert LiveOptions(fov="60", **{sent: "127.0.0.1"}).field_of_view == 60
 
 
 def test_the_head_by_vmc_needs_vmc():

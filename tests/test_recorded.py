@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +22,9 @@ from tabrt.commands.films import planned
 from tabrt.commands.options import DrawOptions, VideoOptions, VideosOptions
 from tabrt.commands.recorded import Recording
 from tabrt.commands.summary import Stopwatch, drawing_of
-from tabrt.commands.video import video
+from tabrt.commands.video import _going_on, video
 from tabrt.errors import TabrtError
+from tabrt.signals import Ending
 
 
 @pytest.fixture(scope="module")
@@ -304,6 +308,62 @@ def test_crops_are_gone_on_with_only_where_they_were_begun(clip: Path, whole: Pa
 
 
 @pytest.mark.parametrize("length", [0, 1, 12, 60])
+class Interrupting:
+    """A tracker that is like another one, and has the program interrupted with its frame of this index."""
+
+    def __init__(self, tracker: Tracker, index: int):
+        self._tracker, self._index = tracker, index
+
+    def __getattr__(self, name: str):
+        return getattr(self._tracker, name)
+
+    def __call__(self, frame):
+        if frame.index == self._index:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        return self._tracker(frame)
+
+
+@posix
+@pytest.mark.parametrize("hide", [None, "black"])
+def test_who_stops_a_run_hears_what_is_kept(clip: Path, tmp_path: Path, tracker: Tracker, monkeypatch, hide):
+    tracker.reset()
+    out, points = tmp_path / "drawn.mp4", tmp_path / "points.jsonl"
+    options = VideoOptions(source=str(clip), out=str(out), landmarks=str(points), hide=hide)
+    monkeypatch.setattr("tabrt.commands.video.DEPTH", 1)
+    before = signal.signal(signal.SIGINT, Ending(3.0))
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            video(options, Interrupting(tracker, 12))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if hide is not None:  # which looks a second ahead: no frame is written yet
+        assert not out.exists() and stopped.value.__notes__ == ["nothing was written yet"]
+        return
+    kept, remedy = stopped.value.__notes__
+    assert re.fullmatch(r"\d+ frames are kept", kept) and "--resume" in remedy
+    count = len(read_landmarks(points).frames)
+    assert 5 < count < 16 and abs(int(kept.split()[0]) - count) <= 1
+
+
+def test_how_to_go_on_is_told_only_where_one_can(clip: Path):
+    def told(**options: object) -> str | None:
+        return _going_on(VideoOptions(source=str(clip), **options))
+
+    assert "--resume" in told(landmarks="a.jsonl")
+    assert told(out="a.mp4") is told(landmarks="a.csv") is told(landmarks="-") is told(landmarks="a.parquet") is None
+    assert told(landmarks="a.jsonl", called="s3://there/a.mp4") is None
+    assert told(landmarks="a.jsonl", out="a.mp4", draw="boundaries") is None
+
+
+def test_a_landmark_file_with_a_field_of_view_that_told_nothing_is_drawn(clip: Path, whole: Path, tmp_path: Path):
+    head, *lines = (whole / "points.jsonl").read_text().splitlines(keepends=True)
+    told = json.loads(head)
+    told["options"]["fov"] = "70"
+    (tmp_path / "points.jsonl").write_text("".join([json.dumps(told) + "\n", *lines]))
+    draw(DrawOptions(source=str(clip), landmarks=str(tmp_path / "points.jsonl"), out=str(tmp_path / "a.mp4")))
+    assert (tmp_path / "a.mp4").stat().st_size > 0
+
+
 def test_a_run_that_was_stopped_within_the_first_line_is_begun_again(
     clip: Path, whole: Path, tmp_path: Path, length: int
 ):

@@ -16,6 +16,7 @@ from conftest import CLIP, TIMES, environment, posix
 
 import tabrt
 from tabrt.card import ModelCard
+from tabrt.commands.options import LiveOptions
 from tabrt.engines.engine import FakeEngine
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame
@@ -354,3 +355,13 @@ def test_times_in_milliseconds_are_noticed_once(tracking, caplog: pytest.LogCapt
     for index in range(12):
         tracker(Frame(image, index, 1000 * index / 30))
     assert len(caplog.records) == 1 and "divide them by 1000" in caplog.text
+
+
+def test_a_command_whose_source_stalls_gives_no_advice_on_times(caplog: pytest.LogCaptureFixture):
+    image = np.zeros((48, 64, 3), np.uint8)
+    with LiveOptions(model="tab1-nano").tracker() as tracker:
+        for _ in range(2):
+            for index in range(6):
+                tracker(Frame(image, index, 6.0 * index))
+            tracker.reset()
+    assert len(caplog.records) == 2 and "6 s apart" in caplog.text and "1000" not in caplog.text

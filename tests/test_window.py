@@ -14,13 +14,15 @@ import cv2
 import numpy as np
 import pytest
 from live_sources import Opener, ScriptedCapture, ended, free_port, serve_film, wait, wait_for_port
+from made_faces import changed, face, scene, seen
 
+from tabrt.drawing import Drawing, Expression
 from tabrt.errors import TabrtError
 from tabrt.film.reading import open_film
 from tabrt.live.camera import LiveCamera
 from tabrt.live.run import Run
 from tabrt.live.status import Counts, State, Status
-from tabrt.live.window import AMBER, HELP, RED, Corner, Window, annotated, no_screen, press
+from tabrt.live.window import AMBER, HELP, RED, Corner, Window, annotated, no_screen, numbers_place, press
 
 PROGRAM = Path(__file__).parent / "live_program.py"
 LIMIT = 120.0  # seconds that a test waits for something at most
@@ -87,6 +89,20 @@ def test_text_fits_any_picture(shape):
     status = replace(STALLED, message="wrote " + "x" * 300, said=time.monotonic())
     written = annotated(np.full(shape, 200, np.uint8), status, Corner(help=True))
     assert written.shape == shape
+
+
+@pytest.mark.parametrize("at", [(-0.2, -0.15, 0.3), (0.1, -0.1, 0.3), (0.05, -0.15, 0.4)])
+def test_the_numbers_cover_no_panel_of_measures(at):
+    high = scene(face(seen(-10, 0, 0, at, changed(((93, 94, 95, 84, 85, 86), (0, 0.25))))))
+    high.frame.image[...] = 255
+    numbers = Counts(fps=30.0, frames=9, faces=1, dropped=12, latency=0.04, latency95=0.05)
+    plate = (annotated(high.frame.image, Status(State.RUNNING, counts=numbers), Corner()) < 255).any(axis=2)
+    panels = []
+    for kept in (None, numbers_place):
+        drawn = Drawing((Expression(kept),))(high).picture
+        panels.append((np.abs(drawn.astype(int) - 76) <= 1).all(axis=2))  # their background
+    assert (panels[0] & plate).sum() > 1000  # this face would have it there
+    assert panels[1].sum() > 3000 and (panels[1] & plate).sum() < 20
 
 
 # ----------------------------------------------------------------------------------------------------------- screen

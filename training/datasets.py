@@ -17,6 +17,7 @@ import numpy as np
 from tabrt.engines import Engine
 from tabrt.errors import TabrtError
 from tabrt.topology import AFLW19, COFW29, IBUG68, WFLW98, Topology
+from tabrt.words import counted
 from training.matlab import load_matlab, read_matlab_picture
 from training.schemes import exact_points, taught, teaches
 from training.sets import FaceSet, held_out, held_out_of_few, shared_faces, shared_validation
@@ -501,5 +502,7 @@ def _split(source: Source, cache: Path) -> tuple[dict[str, FaceSet], list[Trial]
     if not out.any() or out.all():  # by chance, of few
         out = held_out_of_few(faces.names)
     if out.all():
-        raise TabrtError(f"{source.root}: {len(faces)} faces are too few to hold some out for validation")
+        raise TabrtError(
+            f"{source.root}: {counted(len(faces), 'face is', 'faces are')} too few to hold some out for validation"
+        )
     return {source.name: faces.subset(~out)}, [Trial(source.name, faces.subset(out, f"{source.name}-validation"))]

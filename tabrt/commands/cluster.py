@@ -29,6 +29,16 @@ def on_cluster(jobs: Sequence[Job], watch: Watcher, address: str) -> Iterator[Ou
 
     Closing this breaks off the jobs that are being done, their files closed. Raises TabrtError where nothing answers.
     """
+    with _client(address) as client:
+        yield from _Run(client, jobs, watch)
+
+
+def check_scheduler(address: str) -> None:
+    """Raise TabrtError where no scheduler answers."""
+    _client(address).close()
+
+
+def _client(address: str) -> Any:
     try:
         import distributed
     except ModuleNotFoundError as problem:
@@ -36,12 +46,10 @@ def on_cluster(jobs: Sequence[Job], watch: Watcher, address: str) -> Iterator[Ou
     for name in ("distributed", "distributed.client"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what is to be said is said here
     try:
-        client = distributed.Client(address, timeout=PATIENCE, set_as_default=False)
+        return distributed.Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError) as problem:
         why = first_line(problem)
         raise TabrtError(f"no Dask scheduler answers at {address} ({why}); start one with: dask scheduler") from None
-    with client:
-        yield from _Run(client, jobs, watch)
 
 
 class _Run:

@@ -85,6 +85,8 @@ def _as_then(recording: Recording, options: DrawOptions) -> VideoOptions:
     said = recording.header.get("options")
     then = {name: value for name, value in (said if isinstance(said, dict) else {}).items() if name in OF_TRACKING}
     then["measures"] = bool(recording.header.get("measures"))
+    if not then["measures"]:
+        then.pop("fov", None)  # which changed nothing
     try:
         _check_kinds(then)
         VideoOptions(source=options.source, out=options.out, **then)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.progress import TaskID, TextColumn
 
-from tabrt.commands.cluster import on_cluster
+from tabrt.commands.cluster import check_scheduler, on_cluster
 from tabrt.commands.finished import broken_off, is_finished, was_begun
 from tabrt.commands.jobs import Job, Outcome, Runner, one_after_the_other
 from tabrt.commands.naming import NAME, Source, films_of, targets, without_outputs
@@ -36,6 +36,8 @@ def films(options: VideosOptions) -> tuple[list[str], str | None]:
 
     Raises TabrtError before any work for outputs that cannot be, and where there is but one film for what ends it.
     """
+    if options.cluster is not None:
+        check_scheduler(options.cluster)  # before any folder is made
     jobs, finished = planned(options)
     count = len(jobs) + len(finished)
     lines = _finished_before(finished, count)

@@ -30,6 +30,7 @@ from tabrt.live import (
     follow,
     live_camera,
     no_screen,
+    numbers_place,
     warm_up,
 )
 from tabrt.sinks import (
@@ -83,7 +84,7 @@ def live(options: LiveOptions, tracker: Tracker | None = None, folder: Path | No
         hide = options.hiding(topology)
         if hide is not None:
             stack.enter_context(hide)
-        more = (Expression(),) if options.measures else ()
+        more = (Expression(numbers_place if window else None),) if options.measures else ()
         layers = ((*face_layers(topology), *more), (*face_layers(topology, True, card.offset), *more))
         points, boundaries = (Drawing(each if options.drawn else (), hide) for each in layers)
         warm_up(tracker)

@@ -130,12 +130,15 @@ class TrackingOptions(NetworkOptions):
         """The tracker asked for. Raises TabrtError."""
         from tabrt.tracking import Tracker
 
-        return Tracker(
+        tracker = Tracker(
             *(self.model_name, self.engine, self.most_faces, self.smoothing, self.threads, boundaries, self.detector),
             fov=self.field_of_view,
             device=self.device,
             min_score=self.min_score,
         )
+        tracker.in_seconds = True
+        tracker.reset()
+        return tracker
 
 
 # Where things are, and how fast: not what is written. The network has its own place in landmark files.
@@ -223,6 +226,8 @@ class OutputOptions(HidingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.fov is not None and not self.measures:
+            raise typer.BadParameter("--fov is about measures, of which none are told; give --measures, too")
         if self.out is None and self.landmarks is None and self.crops is None:
             raise typer.BadParameter("nothing to write: give --out, --landmarks or --crops")
         if self.hide is not None and self.out is None and self.crops is None:
@@ -291,14 +296,19 @@ class FilmOptions(OutputOptions):
         for option, time in (("--from", self.start), ("--to", self.end)):
             if time is not None:
                 _check_time(option, time)
-        if self.resume and (
-            self.landmarks in (None, "-") or str(self.landmarks).lower().endswith((".csv", ".parquet"))
-        ):
-            raise typer.BadParameter("--resume goes by landmark files; give --landmarks with a folder or .jsonl")
-        if self.resume and self.boundaries:
-            raise typer.BadParameter("--resume has no boundary maps of what was tracked before; leave --draw out")
-        if self.resume and self.hide_all_but is not None:  # an id may be another person's after a stop
-            raise typer.BadParameter("--resume cannot vouch for whom --hide-all-but shows; give one of them alone")
+        if self.resume and self.no_resuming is not None:
+            raise typer.BadParameter(self.no_resuming)
+
+    @property
+    def no_resuming(self) -> str | None:
+        """Why --resume has nothing to go on with; None where it has."""
+        if self.landmarks in (None, "-") or str(self.landmarks).lower().endswith((".csv", ".parquet")):
+            return "--resume goes by landmark files; give --landmarks with a folder or .jsonl"
+        if self.boundaries:
+            return "--resume has no boundary maps of what was tracked before; leave --draw out"
+        if self.hide_all_but is not None:  # an id may be another person's after a stop
+            return "--resume cannot vouch for whom --hide-all-but shows; give one of them alone"
+        return None
 
     @property
     def differing(self) -> dict[str, Any]:
@@ -461,6 +471,8 @@ class LiveOptions(HidingOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.picture_size
+        if self.fov is not None and not (self.measures or self.openseeface or self.ifacialmocap or self.vmc):
+            raise typer.BadParameter("--fov is about measures, of which none are told; give --measures or --vmc, too")
         if self.vmc_head and self.vmc is None:
             raise typer.BadParameter("--vmc-head says what --vmc sends; give --vmc HOST, too")
         if not (self.window or self.serve is not None or self.has_outputs or self.metrics_port is not None):

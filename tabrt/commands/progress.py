@@ -142,13 +142,22 @@ class Progress(Sink):
             self._tell(Standing(self.frames, self.total, len(scene.faces), self.speed))
 
     @contextmanager
-    def stated(self) -> Iterator[None]:
-        """Say with a problem how far the work had come."""
+    def stated(self, before: int = 0, remedy: str | None = None) -> Iterator[None]:
+        """Say with a problem, or with a signal that ends the program, how far the work had come.
+
+        before: frames that an earlier run has left. remedy: how to go on with what is kept.
+        """
+        one = self.unit.removesuffix("s")
         try:
             yield
         except TabrtError as problem:
-            done = counted(self.frames, self.unit.removesuffix("s"))
-            raise TabrtError(f"{problem} (stopped after {done})") from problem
+            raise TabrtError(f"{problem} (stopped after {counted(self.frames, one)})") from problem
+        except SystemExit as end:
+            kept = max(self.frames, before)
+            end.add_note(f"{counted(kept, f'{one} is', f'{one}s are')} kept" if kept else "nothing was written yet")
+            if kept and remedy is not None:
+                end.add_note(remedy)
+            raise
 
     @property
     def faces(self) -> int:

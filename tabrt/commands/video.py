@@ -7,6 +7,7 @@ for scene in map(tracker, frames):        # Frame -> Scene(frame, faces)
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -49,7 +50,7 @@ def video(options: VideoOptions, tracker: Tracker | None = None, tell: Tell | No
         if hiding is not None:
             tracked = stack.enter_context(hiding).film(tracked)
         scenes = stack.enter_context(closing(ahead(map(draw, tracked), depth=DEPTH)))
-        with progress.stated():
+        with progress.stated(0 if past is None else past.frames, _going_on(options)):
             for scene in scenes:
                 for sink in (*sinks, progress):
                     sink(scene)
@@ -62,6 +63,12 @@ def video(options: VideoOptions, tracker: Tracker | None = None, tell: Tell | No
         watch.seconds["hide"] = hiding.seconds
         notes += hiding.notes
     return summary(progress, stages(watch, tracker), [*notes, *film.notes])
+
+
+def _going_on(options: VideoOptions) -> str | None:
+    """How to go on with what a run leaves that is stopped; None where it cannot be."""
+    here = options.called is None and os.path.exists(options.source)
+    return "tabrt video --resume goes on from there" if here and options.no_resuming is None else None
 
 
 def _sinks(options: VideoOptions, film: Film, tracker: Tracker, watch: Stopwatch, past: Past | None) -> Iterator[Sink]:

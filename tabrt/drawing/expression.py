@@ -6,6 +6,7 @@ Small faces get their axes alone: the rest would cover them.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -35,11 +36,18 @@ FARTHEST = 2**15  # px
 
 @dataclass(frozen=True)
 class Expression:
-    """A layer: axes at the tip of the nose, lines of sight, and the strongest shapes as bars beside each face."""
+    """A layer: axes at the tip of the nose, lines of sight, and the strongest shapes as bars beside each face.
+
+    kept: the place in a picture that something else will be written on.
+    """
+
+    kept: Callable[[np.ndarray], Box] | None = None
 
     def __call__(self, image: np.ndarray, scene: Scene) -> None:
         taken = [(face.box, 1.0) for face in scene.faces]
         taken += [(place, LABEL) for place in label_places(image, scene.faces)]
+        if self.kept is not None:
+            taken.append((self.kept(image), LABEL))
         for face in scene.faces:
             pose, gaze, measures = face.pose, face.gaze, face.measures
             if pose is None or gaze is None or measures is None:

@@ -8,7 +8,7 @@ from tabrt.live.recorder import USUAL_RATE, Recorder, Snapshots
 from tabrt.live.run import Counting, Resting, Run, Wish
 from tabrt.live.sources import live_camera
 from tabrt.live.status import Counts, Numbers, State, Status
-from tabrt.live.window import Window, no_screen
+from tabrt.live.window import Window, no_screen, numbers_place
 
 __all__ = [
     "USUAL_RATE",
@@ -29,5 +29,6 @@ __all__ = [
     "follow",
     "live_camera",
     "no_screen",
+    "numbers_place",
     "warm_up",
 ]

@@ -15,8 +15,9 @@ import numpy as np
 
 from tabrt.errors import TabrtError
 from tabrt.faces import Scene
+from tabrt.geometry import Box
 from tabrt.live.run import Run, Wish
-from tabrt.live.status import Status
+from tabrt.live.status import Counts, Status
 from tabrt.sinks import Sink
 
 HELP = (
@@ -138,6 +139,14 @@ def annotated(picture: np.ndarray, status: Status, corner: Corner) -> np.ndarray
     return picture
 
 
+def numbers_place(picture: np.ndarray) -> Box:
+    """Where the numbers are written on a picture at their longest, for what is drawn below them."""
+    return Box(0, 0, *_Text(picture).size(_LONGEST.lines()))
+
+
+_LONGEST = Counts(dropped=99_999, faces=20, fps=100.0, latency=1.0, latency95=1.0)
+
+
 class _Text:
     """Writes on a picture uint8 (H, W, 3) BGR, in letters that grow with it."""
 
@@ -160,21 +169,28 @@ class _Text:
         """
         if not lines:
             return 0, 0
-        pieces = [
-            (self._margin + self._column * at, row * self._step - self._margin // 4, text)
-            for row, line in enumerate(lines, start=1)
-            for at, text in enumerate(line.split("\t"))
-        ]
-        width = max(left + self._width(text) for left, _, text in pieces) + self._margin
-        height = self._step * len(lines) + self._margin
+        width, height = self.size(lines)
         x = 0 if right is None else max(0, right - width)
         y = 0 if bottom is None else max(0, bottom - height)
         part = self._picture[y : y + height, x : x + width]
         part[...] = part // 3 if colour is None else colour
         style = cv2.FONT_HERSHEY_SIMPLEX, self._scale, WHITE, self._thickness, cv2.LINE_AA
-        for dx, dy, text in pieces:
+        for dx, dy, text in self._pieces(lines):
             cv2.putText(self._picture, text, (x + dx, y + dy), *style)
         return width, height
+
+    def size(self, lines: Sequence[str]) -> tuple[int, int]:
+        """Width and height of a plate for lines, px."""
+        width = max(left + self._width(text) for left, _, text in self._pieces(lines)) + self._margin
+        return width, self._step * len(lines) + self._margin
+
+    def _pieces(self, lines: Sequence[str]) -> list[tuple[int, int, str]]:
+        """The texts of a plate, each with its place from the plate's corner, px."""
+        return [
+            (self._margin + self._column * at, row * self._step - self._margin // 4, text)
+            for row, line in enumerate(lines, start=1)
+            for at, text in enumerate(line.split("\t"))
+        ]
 
     def wrapped(self, text: str) -> list[str]:
         """The text in lines that fit into the picture's width."""

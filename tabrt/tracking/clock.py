@@ -14,9 +14,13 @@ log = logging.getLogger("tabrt")
 
 
 class Clock:
-    """Seconds that only go forward: `clock(frame.time)`."""
+    """Seconds that only go forward: `clock(frame.time)`.
 
-    def __init__(self) -> None:
+    in_seconds: the times are known to be, so that nobody has to be told that they are to be.
+    """
+
+    def __init__(self, in_seconds: bool = False) -> None:
+        self._in_seconds = in_seconds
         self.now = 0.0
         self._time: float | None = None
         self._long = 0  # steps in a row; negative once that has been said
@@ -38,5 +42,5 @@ class Clock:
         self._long = self._long + 1 if step >= LONG_STEP else 0
         if self._long == LONG_STEPS:
             self._long = -1
-            log.warning("frames come %g s apart, too far for smoothing: times are seconds; "
-                        "if these are milliseconds, divide them by 1000", step)  # fmt: skip
+            advice = "" if self._in_seconds else ": times are seconds; if these are milliseconds, divide them by 1000"
+            log.warning("frames come %g s apart, too far for smoothing%s", step, advice)

@@ -78,6 +78,8 @@ class Tracker:
     in the child with ONNX Runtime, and says so with the other engines, which would hang.
     """
 
+    in_seconds = False  # whether the times of frames are known to be, from the next reset on; callers mistake them
+
     def __init__(
         self,
         model: str | Path = "tab1-lite",
@@ -122,7 +124,8 @@ class Tracker:
 
     def reset(self) -> None:
         """Forget all faces: the next frame is the first, and ids count from 1."""
-        self._clock, self._cuts, self._schedule, self._identities = Clock(), Cuts(), Schedule(), Identities()
+        self._clock = Clock(self.in_seconds)
+        self._cuts, self._schedule, self._identities = Cuts(), Schedule(), Identities()
         self._refused: list[tuple[Box, float]] = []  # what was not confirmed, and when
         self._thorough = True  # look at every part of the next picture, and turned
         self._count = 0  # frames
