@@ -307,7 +307,6 @@ def test_crops_are_gone_on_with_only_where_they_were_begun(clip: Path, whole: Pa
     assert path.read_bytes() == before and not (tmp_path / "crops").exists()
 
 
-@pytest.mark.parametrize("length", [0, 1, 12, 60])
 class Interrupting:
     """A tracker that is like another one, and has the program interrupted with its frame of this index."""
 
@@ -364,6 +363,7 @@ def test_a_landmark_file_with_a_field_of_view_that_told_nothing_is_drawn(clip: P
     assert (tmp_path / "a.mp4").stat().st_size > 0
 
 
+@pytest.mark.parametrize("length", [0, 1, 12, 60])
 def test_a_run_that_was_stopped_within_the_first_line_is_begun_again(
     clip: Path, whole: Path, tmp_path: Path, length: int
 ):
