@@ -638,6 +638,10 @@ def test_a_network_of_98_points_adapts_to_a_folder_of_68(tmp_path):
     model, card = load_checkpoint(tmp_path / "after/best.safetensors")
     assert model.config == TINY and card.topology == "wflw98" and "300w (3 faces)" in card.training_data
     assert "from 300w68 to wflw98: 3 of 3" in done.output
+    with (tmp_path / "after/log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["0", "2"] and rows[0]["landmarks"] == ""  # before and after
+    assert float(rows[0]["validation"]) > 0
     done = CliRunner().invoke(app, ["train", "--recipe", "adapt", "--data", f"300w:{folder}"])
     assert isinstance(done.exception, TabrtError) and "--start tab1-lite" in str(done.exception)
 

@@ -93,6 +93,7 @@ class _Run:
         self.phase, self.step, self.best = 0, 0, math.inf
         self.resumed: dict | None = None
         self.origin: dict[str, Tensor] | None = None
+        self.started = False  # from weights that were given
 
     def begin(self, start: Path | None, imagenet: Path | None, carry_on: bool = False) -> None:
         """Weights to start from, or the state to resume."""
@@ -111,6 +112,7 @@ class _Run:
             self.journal.say(load_imagenet_stem(self.model, imagenet))
         if start is not None:
             self.journal.say(load_matching(self.model, start))
+            self.started = True
         if carry_on:
             self.step = self._place_of(start)
             self.journal.say(f"carrying on after step {self.step}")
@@ -137,6 +139,8 @@ class _Run:
             self.sizes, shares, batch, range(self.step, steps), self.seed + index, fabric.global_rank, fabric.world_size
         )
         self.journal.begin(index, self.step, steps)
+        if self.started and index == self.step == 0:  # what the weights were worth that training starts from
+            self._validate(phase, average, 0.0, chosen=False)
         for tensors in loader(self.sets, self.recipe.augmentation, plan, self.workers, self.card.crop_size):
             rate = learning_rate(phase, self.step, steps, per_epoch)
             losses = self._train_step(objective, optimiser, rate, fabric.to_device(tensors))
@@ -185,13 +189,14 @@ class _Run:
         optimiser.zero_grad(set_to_none=True)
         return {"landmarks": landmarks, "boundaries": boundaries}
 
-    def _validate(self, phase: Phase, average: Average, rate: float) -> None:
+    def _validate(self, phase: Phase, average: Average, rate: float, chosen: bool = True) -> None:
+        """A row of the log, and a checkpoint where it is the best so far. chosen: whether it may be that."""
         if self.fabric.is_global_zero:
             model = average.model()
             picture = self.out / "samples" / f"phase{self.phase + 1}-{self.step:06d}.jpg"
             told = validate(model, self.card, self.trials, phase.part, picture)
             self.journal.validated(self.step, self.recipe.batch, rate, told)
-            if told.mean < self.best:
+            if chosen and told.mean < self.best:
                 self.best = told.mean
                 figures = {f"validation_{told.what}": told.mean}
                 if len(told.errors) > 1:
