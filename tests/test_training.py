@@ -660,6 +660,7 @@ def test_every_weakness_is_judged_by_one_command(tmp_path, monkeypatch):
     told = json.loads((tmp_path / "a.json").read_text())["trials"]
     assert told["plain"]["faces"] == 4 and told["dark"]["perturbation"] == "light"
     assert told["plain"]["nme"] != told["dark"]["nme"] and "dark" in done.output
+    assert "not there: human, profiles, turned," in done.stderr and "training turn" in done.stderr
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {"plain.jpg", "dark.jpg"}
 
 

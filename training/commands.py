@@ -279,11 +279,15 @@ def _evaluate_shared(
     """One row for each weakness, in true boxes."""
     from tabrt.engines import load_engine
     from training.evaluate import figures, judge, protocol
-    from training.weaknesses import shared_trials
+    from training.weaknesses import SHARED_TRIALS, shared_trials
 
     trials = shared_trials(root, cache, capped=False)
     if not trials:
         raise TabrtError(f"{root} has no held-out faces; give the folder that holds human.zip")
+    absent = [name for name in SHARED_TRIALS if name not in {trial.name for trial in trials}]
+    if absent:
+        made = "; `python -m training turn` makes turned ones" if "turned" in absent else ""
+        typer.echo(f"left out, for their faces are not there: {', '.join(absent)}{made}", err=True)
     runner = load_engine(model, engine, threads)
     told = {}
     try:
