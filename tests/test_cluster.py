@@ -149,7 +149,7 @@ def test_a_scheduler_that_is_lost_is_told_in_words():
 def test_paths_are_those_of_any_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     Path("mine.onnx").touch()
-    job = anywhere(VideoOptions(source="a.mp4", out="b.mp4", model="mine.onnx", fov="60"))
+    job = anywhere(VideoOptions(source="a.mp4", out="b.mp4", model="mine.onnx", fov="60", measures=True))
     assert (job.source, job.out, job.model, job.fov) == (
         *(f"{tmp_path}/a.mp4", f"{tmp_path}/b.mp4", f"{tmp_path}/mine.onnx", "60"),
     )

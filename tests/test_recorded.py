@@ -184,7 +184,8 @@ def test_a_file_that_was_edited_is_said(clip: Path, whole: Path, tmp_path: Path,
 )
 def test_options_of_a_header_that_cannot_be_are_one_line(run, clip: Path, whole: Path, tmp_path: Path, options, said):
     header, *lines = (whole / "points.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "p.jsonl").write_text(json.dumps(json.loads(header) | {"options": options}) + "\n" + "".join(lines))
+    changed = {"options": options} | ({"measures": True} if "fov" in options else {})  # without them it changed nothing
+    (tmp_path / "p.jsonl").write_text(json.dumps(json.loads(header) | changed) + "\n" + "".join(lines))
     done = run("draw", clip, "p.jsonl", "--out", "x.mp4")
     assert done.returncode == 1 and said in done.stderr and done.stderr.count("\n") == 1, done.stderr
     assert not (tmp_path / "x.mp4").exists()
