@@ -102,9 +102,7 @@ def rounded(ratio: tuple[float, float], size: int, reach: float, power: float = 
     """
     places = (np.arange(size) - (size - 1) / 2) * (2 * reach / size)
     x, y = np.meshgrid(places / ratio[0], places / ratio[1])
-    if math.isinf(power):
-        return np.maximum(abs(x), abs(y))
-    return _radius(np.stack([x, y], axis=-1))
+    return _radius(np.stack([x, y], axis=-1), power)
 
 
 def _turn(roll: float) -> np.ndarray:
@@ -113,6 +111,6 @@ def _turn(roll: float) -> np.ndarray:
     return np.array([[cos, -sin], [sin, cos]])
 
 
-def _radius(places: np.ndarray) -> np.ndarray:
-    radius: np.ndarray = (np.abs(places) ** POWER).sum(axis=-1) ** (1 / POWER)
+def _radius(places: np.ndarray, power: float = POWER) -> np.ndarray:
+    radius: np.ndarray = np.linalg.norm(places, ord=power, axis=-1)
     return radius

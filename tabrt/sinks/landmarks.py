@@ -25,6 +25,7 @@ from tabrt.sinks.records import (
     landmark_suffix,
     measure_cells,
     parsed_header,
+    point_columns,
 )
 
 LARGEST = 4 * 2**30  # bytes of one array of points
@@ -94,7 +95,7 @@ class Landmarks:
         table |= dict(zip(("left", "top", "right", "bottom"), rows.boxes.T, strict=True))
         told = dict(zip(MEASURES, rows.measures.T, strict=True)) if self.has_measures else {}
         points = np.concatenate([rows.points, rows.confidence[..., None]], axis=2)
-        names = [f"{axis}{index}" for index in range(points.shape[1]) for axis in "xyc"]
+        names = point_columns(points.shape[1])
         return pandas.DataFrame(table | dict(zip(names, points.reshape(len(points), -1).T, strict=True)) | told)
 
     def _by_frame_and_id(self, values: np.ndarray) -> np.ndarray:
@@ -245,7 +246,7 @@ def _from_parquet(table: ParquetTable, path: Path) -> Landmarks:
     begins = np.diff(frames, prepend=np.nan) != 0
     there = np.isfinite(ids)
     names = ["score", "left", "top", "right", "bottom"]
-    numbers = table.numbers([*names, *(f"{axis}{index}" for index in range(count) for axis in "xyc")])[there]
+    numbers = table.numbers([*names, *point_columns(count)])[there]
     points = numbers[:, 5:].reshape(-1, count, 3)
     at = (np.cumsum(begins) - 1)[there]
     measured = np.full((len(at), len(MEASURES)), np.nan)

@@ -385,7 +385,12 @@ def _rows(scene: Scene, points: int, tags: list[Any], measures: bool) -> list[li
 
 def columns_of(points: int) -> list[str]:
     """The columns of a table up to its points: of each x, y, confidence."""
-    return [*BEFORE_POINTS, *(f"{axis}{index}" for index in range(points) for axis in "xyc")]
+    return [*BEFORE_POINTS, *point_columns(points)]
+
+
+def point_columns(points: int) -> list[str]:
+    """The columns of the points alone."""
+    return [f"{axis}{index}" for index in range(points) for axis in "xyc"]
 
 
 def _cells(face: Face) -> list[Any]:
