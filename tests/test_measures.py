@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import CLIP
+from conftest import CLIP, SHARED
 from made_faces import AHEAD, LENS, LOWER_LIDS, SURE, UPPER_LIDS, calm, changed, looking, mirrored, seen, shut_eye
 
 from tabrt.errors import TabrtError
@@ -18,6 +19,7 @@ from tabrt.measures.expression import FEATURES, NEUTRAL, eye_heights, facing, fe
 from tabrt.measures.head import EYE_DISTANCE, HEAD
 from tabrt.measures.pose import angles_of, quaternion_of
 from tabrt.topology import WFLW98
+from tabrt.tracking import Tracker
 
 
 def read(points: np.ndarray, person: Person | None = None, time: float = 0.0):
@@ -288,6 +290,50 @@ def with_lids(share: float) -> np.ndarray:
 USUAL = 0.3 / eye_heights(HEAD[:, :2] / EYE_DISTANCE)[0]  # share at which an eye of the mean head is of mean height
 
 
+def blinking(openness: float) -> np.ndarray:
+    """The mean head with eyes open so far, and their corners where lids draw them in the films of ../shared/blinks."""
+    head = with_lids(0.45 + 0.55 * openness)
+    for corners, down in (((60, 72), 0.026), ((64, 68), 0.009)):
+        head[list(corners), 1] += (1 - openness) * down * EYE_DISTANCE
+    return head
+
+
+def poses_of_a_blink(speed: tuple[float, float], shut: float = 0.1, fps: int = 30) -> np.ndarray:
+    """(N, 3) degrees that yaw, pitch and roll are off from half a second before a blink to as long after.
+
+    The head turns by `speed`, degrees of yaw and pitch a second, and the eyes stay shut for `shut` seconds."""
+    person, off = Person(), []
+    for index in range(round((1.1 + shut) * fps)):
+        time = index / fps
+        openness = min(max(abs(time - 0.55 - shut / 2) - shut / 2, 0.0) / 0.1, 1.0)
+        turn = speed[0] * (time - 0.5), speed[1] * (time - 0.5), 0.0
+        pose = person.pose(seen(*turn, head=blinking(openness)), SURE, LENS, time)
+        off.append(np.subtract(pose.angles, turn))
+    return np.array(off)
+
+
+@pytest.mark.parametrize("speed", [(0, 0), (40, 0), (0, -25), (-30, 20)])
+def test_a_blink_does_not_nod_the_head(speed: tuple[float, float]):
+    off = poses_of_a_blink(speed)
+    assert np.abs(off[:, 1]).max() < 0.7  # 1.6° where the corners are believed
+    assert np.abs(off[:, [0, 2]]).max() < 0.3
+
+
+def test_a_head_that_turns_with_shut_eyes_is_followed():
+    off = poses_of_a_blink((10, 5), shut=4)
+    assert np.abs(off).max() < 3 and np.abs(off[-6:]).max() < 0.3
+
+
+def test_corners_of_an_eye_are_believed_again_after_a_face_was_lost():
+    person = Person()
+    for index in range(10):
+        person.pose(seen(), SURE, LENS, index / 30)
+    assert person.pose(np.full((98, 2), np.nan), SURE, LENS, 10 / 30) is None
+    for index in range(11, 14):
+        pose = person.pose(seen(30, 10, 5, head=blinking(0.0)), SURE, LENS, index / 30)
+    assert np.allclose(pose.angles, head_pose(seen(30, 10, 5, head=blinking(0.0)), SURE, LENS).angles, atol=0.2)
+
+
 @pytest.mark.parametrize("share", [0.78, 1.0, 1.25])
 def test_narrow_and_wide_eyes_are_both_open(share: float):
     measures = watched([(with_lids(USUAL * share), 4)], Person())
@@ -414,7 +460,6 @@ def test_the_finder_works_as_heights_come():
 @pytest.fixture(scope="module")
 def scenes():
     from tabrt.film.reading import open_film
-    from tabrt.tracking.tracker import Tracker
 
     with Tracker() as tracker, open_film(CLIP) as film:
         return [tracker(frame) for frame in film if 5.95 < frame.time < 6.9]
@@ -427,6 +472,25 @@ def test_a_real_face_blinks_once_looks_ahead_and_hardly_turns(scenes):
     assert 0.5 < blinks[0].depth <= 1 and 0.1 < blinks[0].seconds < 0.4
     assert max(abs(face.pose.yaw) for face in faces) < 15
     assert 0.2 < faces[0].pose.translation[2] < 2 and faces[0].pose.guessed
+
+
+def test_people_who_blink_do_not_nod():
+    folder = SHARED / "blinks"
+    if not folder.is_dir():
+        pytest.skip("needs ../shared/blinks")
+    name = "zju_23.mp4"
+    marked = json.loads((folder / "blinks.json").read_text("utf-8"))[name]["blinks"]
+    with Tracker(faces=1) as tracker:
+        pitch = np.array([scene.faces[0].pose.pitch for scene in tracker.track(folder / name)])
+    nods = [nod(pitch, *blink) for blink in marked if blink[0] > 8]
+    assert len(nods) > 2 and np.mean(nods) < 1  # 1.4° where the corners of shut eyes are believed
+
+
+def nod(pitch: np.ndarray, first: int, last: int) -> float:
+    """Degrees of pitch by which frames first … last stand out of those around them, at most."""
+    before, after = np.median(pitch[first - 8 : first - 2]), np.median(pitch[last + 3 : last + 9])
+    within = pitch[first - 1 : last + 2]
+    return float(np.abs(within - np.linspace(before, after, len(within))).max())
 
 
 def test_what_is_asked_for_is_worked_out_once(scenes):

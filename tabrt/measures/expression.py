@@ -219,6 +219,11 @@ def openness(heights: tuple[float, float], neutral: Neutral) -> tuple[float, flo
     return min(max(middle + aside, 0.0), 1.0), min(max(middle - aside, 0.0), 1.0)
 
 
+def frontal(yaw: float) -> float:
+    """How far what only a face that looks ahead tells is believed of a head turned by degrees, 0…1."""
+    return min(max((45 - abs(yaw)) / 30, 0.0), 1.0)
+
+
 # How far features have moved for each part of the shapes: their weights, what counts as nothing, and full strength. An
 # opening mouth draws its corners down; a corner goes up, or out, or both.
 _UP, _OUT = 0.15, 0.5
@@ -276,8 +281,8 @@ def shapes(
         found[f"mouthStretch{side}"] = min(told[f"out {side}"], told[f"out, not up {side}"])
     found["mouthPucker"] = told["narrower"] * (1 - told["parted"])
     found["mouthFunnel"] = told["narrower"] * told["parted"]
-    frontal = min(max((45 - abs(yaw)) / 30, 0.0), 1.0)
-    aside, dropped = float(moved[_CHIN_X]) * frontal, float(moved[_CHIN_Y]) * frontal
+    ahead = frontal(yaw)
+    aside, dropped = float(moved[_CHIN_X]) * ahead, float(moved[_CHIN_Y]) * ahead
     found["jawOpen"] = max(told["lips"], _share(dropped, 0.06, 0.38))
     found["mouthClose"] = max(0.0, found["jawOpen"] - told["lips"])
     found["jawLeft"], found["jawRight"] = _share(aside, 0.045, 0.11), _share(-aside, 0.045, 0.11)

@@ -56,6 +56,7 @@ EYE_DISTANCE = float(HEAD[72, 0] - HEAD[60, 0])  # m, between the outer corners
 
 ANGLE = 5.0  # degrees between the entries of a TurnedHead
 RIGID = np.array([60, 64, 68, 72, *range(51, 60)])  # points at eye corners and nose: what no expression moves
+CORNERS = 4  # the first of them, of the eyes: right and left of the picture's left eye, then of the other
 USED = np.concatenate([RIGID, np.arange(0, 33, 2)])  # points that a pose rests on: they, and half of the jaw's
 JAW_WEIGHT = 0.2  # its points slide along the outline, but there are many of them and they calm the pose
 RIGID_MIRROR = np.array([RIGID.tolist().index(point) for point in WFLW98.mirror[RIGID]])  # within RIGID

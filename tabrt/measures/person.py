@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tabrt.measures.blinks import Blink, BlinkFinder
+from tabrt.measures.corners import Corners
 from tabrt.measures.expression import Neutral, eye_heights, facing, features, openness, shapes
 from tabrt.measures.gaze import Gaze, gaze_of, look_shapes
 from tabrt.measures.lens import Lens
@@ -51,14 +52,21 @@ class Person:
         self.neutral = Neutral()
         self._blinks = BlinkFinder()
         self._pose: Pose | None = None
+        self._corners = Corners()
         self._pose_time = self._time = -np.inf
         self._now: tuple[np.ndarray, tuple[float, float]] | None = None
 
     def pose(self, points: np.ndarray, confidence: np.ndarray, lens: Lens, time: float) -> Pose | None:
         """The pose of points (98, 2) in frame px, sought near the last one."""
-        near = 0 <= time - self._pose_time <= LONGEST_STEP
-        found = head_pose(points, confidence, lens, self._pose if near else None)
-        if time >= self._pose_time:
+        step = time - self._pose_time
+        last = self._pose if 0 <= step <= LONGEST_STEP else None
+        held = None if last is None else self._corners.held(points, last, step)
+        found = head_pose(points, confidence, lens, last, held)
+        if step >= 0:
+            if last is None:
+                self._corners = Corners()
+            if found is not None:
+                self._corners.learn(found, held, step)
             self._pose, self._pose_time = found, time
         return found
 

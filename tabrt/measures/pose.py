@@ -21,7 +21,7 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from tabrt.measures.head import EYE_DISTANCE, HEAD, RIGID, TURNED_HEAD, USED, TurnedHead, side_of
+from tabrt.measures.head import CORNERS, EYE_DISTANCE, HEAD, RIGID, TURNED_HEAD, USED, TurnedHead, side_of
 from tabrt.measures.lens import Lens
 
 USUAL_SIZE = 0.05  # standard deviation of the rigid points over their distance: of a face at 0.6 m
@@ -44,6 +44,15 @@ class Fit:
     translation: np.ndarray  # (3,) metres
     left: np.ndarray  # (2, 13) metres: how far RIGID of the mean head lie from those seen, as far as it is believed
     misfit: float  # root mean square distance of those points, weighed by confidence, in eye distances
+    corners: np.ndarray  # (2, 4) metres: the same of the corners of the eyes alone, all of it
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """Corners of the eyes, CORNERS of them, that are not where lids which shut have drawn them."""
+
+    share: np.ndarray  # (4,) 0…1: how far each is taken to be where it was
+    off: np.ndarray  # (2, 4) metres: how far it was from the mean head's, as in Fit.corners
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,13 +108,16 @@ class Pose:
         return placed[..., :2] / placed[..., 2:] * self.lens.focal + self.lens.centre
 
 
-def head_pose(points: np.ndarray, confidence: np.ndarray, lens: Lens, last: Pose | None = None) -> Pose | None:
+def head_pose(
+    points: np.ndarray, confidence: np.ndarray, lens: Lens, last: Pose | None = None, held: Held | None = None
+) -> Pose | None:
     """The pose of wflw98 points (98, 2) in frame px with confidence (98,).
 
-    `last`: the pose of the frame before, near which the solution is sought; the result hardly depends on it. None
-    where the points are no face's: not finite, or in one place.
+    `last`: the pose of the frame before, near which the solution is sought; the result hardly depends on it. `held`:
+    what is known of corners of eyes that are shut; of no use without `last`. None where the points are no face's: not
+    finite, or in one place.
     """
-    fit = best_fit(points, confidence, lens, None if last is None else last.fit)
+    fit = best_fit(points, confidence, lens, None if last is None else last.fit, held=held)
     if fit is None:
         return None
     sight = to_sight(fit.translation)
@@ -119,6 +131,7 @@ def best_fit(
     lens: Lens,
     last: Fit | None = None,
     head: TurnedHead = TURNED_HEAD,
+    held: Held | None = None,
 ) -> Fit | None:
     """Where a head, the mean one unless another is given, fits points (98, 2); see `head_pose`."""
     across, down = lens.centre
@@ -126,7 +139,7 @@ def best_fit(
     confidence = np.maximum(confidence.take(USED), LEAST_CONFIDENCE)
     found = None
     if last is not None:
-        found = _refine(head, seen, confidence, last.rotation, last.translation)
+        found = _refine(head, seen, confidence, last.rotation, last.translation, held)
     if found is None or found.misfit > LOST:
         if not math.isfinite(float(seen.sum() + confidence.sum())):
             return None
@@ -191,11 +204,17 @@ _SMALL_TURNS = np.cross(np.eye(3)[:, None], np.eye(3)).transpose(2, 0, 1).reshap
 
 
 def _refine(
-    head: TurnedHead, seen: np.ndarray, confidence: np.ndarray, rotation: np.ndarray, translation: np.ndarray
+    head: TurnedHead,
+    seen: np.ndarray,
+    confidence: np.ndarray,
+    rotation: np.ndarray,
+    translation: np.ndarray,
+    held: Held | None = None,
 ) -> Fit | None:
     """Gauss-Newton on the weighed errors of points (2, N) seen by a focal length of 1, in metres in each point's plane.
 
-    They are weighed anew each step: a point that lies farther off than most counts less, 1 / max(1, e / median e).
+    They are weighed anew each step: a point that lies farther off than most counts less, 1 / max(1, e / median e). A
+    point that is held has the error that it had, whatever the pose: it pulls as before, so that the pose does not jump.
     """
     squared = confidence * confidence
     turn, at = rotation, translation
@@ -206,6 +225,7 @@ def _refine(
     system[4, 0] = system[5, 1] = 1
     system[6] = -deep * seen
     away, flat = system[0], system.reshape(7, -1)
+    corners, shut = system[:, :, :CORNERS], np.zeros(CORNERS) if held is None else held.share
     maps = np.zeros((4, 3, 7))  # from a side's places and slides to the camera's axes: itself, and by each turn
     for _ in range(STEPS):
         x, y, z = (at @ turn).tolist()  # the line of sight in the head's axes
@@ -221,10 +241,15 @@ def _refine(
         if placed[0, 2].min() <= 1e-3:
             return None
         np.subtract(placed[:, :2], seen * placed[:, 2:], out=system[:4])
+        off = corners[0].copy()
+        if held is not None:
+            corners[0] += (held.off - off) * shut
         errors = np.hypot(away[0], away[1])
         usual = max(sorted(errors.tolist())[_MIDDLE], 1e-9)
         weights = side[7] * squared / np.maximum(errors * (1 / usual), 1.0)
         normal = (system * weights).reshape(7, -1) @ flat.T
+        if held is not None:  # no step changes what is held
+            normal[1:] -= (corners[1:] * (weights[:CORNERS] * shut)).reshape(6, -1) @ corners.reshape(7, -1).T
         solved, step = cv2.solve(normal[1:, 1:], normal[0, 1:], flags=cv2.DECOMP_CHOLESKY)
         far = float(at[2])
         *by, right, down, out = step[:, 0].tolist()
@@ -237,11 +262,14 @@ def _refine(
         at = at + np.array([right, down, out * deep]) * share
         if size < DONE:
             break
-    left = (away + (step[:, 0] * share @ flat[1:]).reshape(2, -1))[:, : len(RIGID)]  # by the last step
+    moved = (step[:, 0] * share @ flat[1:]).reshape(2, -1)[:, : len(RIGID)]  # by the last step
+    off += moved[:, :CORNERS]
+    moved[:, :CORNERS] *= 1 - shut
+    left = away[:, : len(RIGID)] + moved
     x, y = left
     squares, sure = x * x + y * y, confidence[: len(RIGID)]
     misfit = math.sqrt(float(squares @ sure) / float(sure.sum())) / EYE_DISTANCE
-    return Fit(turn, at, left * (sure / np.maximum(squares * (1 / LEFT**2), 1.0)), misfit)
+    return Fit(turn, at, left * (sure / np.maximum(squares * (1 / LEFT**2), 1.0)), misfit, off)
 
 
 def to_sight(translation: np.ndarray) -> np.ndarray:
