@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -72,6 +73,25 @@ def write_atomically(path: str | Path, data: bytes) -> None:
             Path(temporary).unlink(missing_ok=True)
         problem = error.strerror or str(error)
         raise TabrtError(f"cannot write {path}: {problem}; free some space or choose another folder") from error
+
+
+REPLACED = "was replaced or removed while it was written; write to another file"
+
+
+def make_room(path: str | Path) -> None:
+    """Take a file away that is there, so that whoever may be writing it goes on elsewhere than in the new one."""
+    if os.path.isfile(path):
+        with contextlib.suppress(OSError):  # a folder that only lets files be changed
+            os.unlink(os.path.realpath(path))
+
+
+def inode_of(path: str | Path | int) -> tuple[int, int] | None:
+    """What tells a file, by its name or opened, from another that took its name; None where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _umask() -> int:

@@ -224,6 +224,30 @@ def test_a_finished_file_says_so_in_a_record_of_its_own(tmp_path):
     assert closed and header["source"] == "naïve.mp4"
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_two_writers_of_one_path_leave_the_whole_file_of_the_later(tmp_path, suffix):
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    alone = write(tmp_path / f"alone{suffix}", *(scene(index, face(2, index)) for index in range(3)))
+    path = tmp_path / f"both{suffix}"
+    with LandmarkWriter(path, HEADER, WFLW98) as first, LandmarkWriter(path, HEADER, WFLW98) as second:
+        for index in range(5):
+            first(scene(index, face(1, index)))
+            if index < 3:
+                second(scene(index, face(2, index)))
+        with pytest.raises(TabrtError, match=r"both.* was replaced or removed while it was written; write to another"):
+            first.finish()
+    assert path.read_bytes() == alone.read_bytes()
+
+
+def test_a_file_behind_a_link_is_replaced_there(tmp_path):
+    there, link = tmp_path / "there.jsonl", tmp_path / "link.jsonl"
+    there.write_text("old")
+    link.symlink_to(there)
+    write(link, scene(0))
+    assert link.is_symlink() and json.loads(there.read_text("utf-8").splitlines()[1])["frame"] == 0
+
+
 def test_of_what_is_no_landmark_file_nothing_is_known(tmp_path):
     (tmp_path / "empty.jsonl").touch()
     (tmp_path / "other.jsonl").write_text('{"end": {}}\n')

@@ -19,6 +19,7 @@ from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 
 from tabrt.errors import TabrtError
+from tabrt.files import REPLACED, inode_of, make_room
 from tabrt.film.decoding import LEAST_STEP, Film, sane_rate
 from tabrt.film.opening import reason
 from tabrt.film.pictures import ITU709
@@ -109,9 +110,9 @@ class FilmWriter:
         if self._film is not None and not anonymous:
             container.metadata.update(self._film.metadata())
             container.set_chapters(_chapters(self._film))
-        _make_room(self.path)
+        make_room(self.path)
         container.start_encoding()
-        self._file = _identity(self.path)
+        self._file = inode_of(self.path)
 
     def __enter__(self) -> FilmWriter:
         return self
@@ -157,8 +158,8 @@ class FilmWriter:
 
     def _check_ours(self) -> None:
         """Raise TabrtError where the file at the path is no longer the one being written."""
-        if _identity(self.path) != self._file:
-            raise TabrtError(f"{self.path} was replaced or removed while it was written; write to another file")
+        if inode_of(self.path) != self._file:
+            raise TabrtError(f"{self.path} {REPLACED}")
 
     def _finish(self) -> None:
         if self._last is None:
@@ -293,22 +294,6 @@ def check_film(path: Path, film: Film | None = None) -> None:
 
 def _create(path: Path, options: dict[str, str]) -> av.container.OutputContainer:
     return av.open(f"file:{path}", "w", format=_MUXERS[path.suffix.lower()], container_options=options)
-
-
-def _make_room(path: Path) -> None:
-    """Take a film away that is there, so that whoever may be writing it goes on elsewhere than in the new one."""
-    if os.path.isfile(path):
-        with contextlib.suppress(OSError):  # a folder that only lets files be changed
-            os.unlink(os.path.realpath(path))
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """What tells a file from another that took its name; None where there is none."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _encoder(codec: str) -> av.codec.Codec:

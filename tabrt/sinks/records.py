@@ -18,6 +18,7 @@ import numpy as np
 
 from tabrt.errors import TabrtError
 from tabrt.faces import Face, Scene
+from tabrt.files import REPLACED, inode_of, make_room
 from tabrt.measures import SHAPES, EyeGaze
 from tabrt.sinks.parquet import ParquetRows, ParquetTable, pyarrow
 from tabrt.sinks.sink import Sink
@@ -48,11 +49,14 @@ class LandmarkWriter(Sink):
     Each line is one write, so that a killed run leaves whole lines; after a full disk the file is cut back to them.
     after: go on with the JSON Lines file that a broken-off run has left, after its frame of this number; what was not
     written whole is cut off, and scenes up to that one are passed over.
+    A file that is there already is not written into but makes room, so that two writers of one path leave one whole
+    file: that of the later one.
     `finish` closes a JSON Lines file with a line that says so; a file without it was broken off. end: what more that
     line says.
     Parquet has the columns of CSV, and header and closing record in its metadata. It is written a group of rows at a
     time and can be read only once `close` was called: a killed run, or a full disk, leaves nothing that can be read.
-    Raises TabrtError: an unknown suffix, a file that cannot be written, a full disk, .parquet without pyarrow.
+    Raises TabrtError: an unknown suffix, a file that cannot be written, a full disk, .parquet without pyarrow, and from
+    `finish` a file that was replaced or removed meanwhile.
     """
 
     def __init__(
@@ -111,6 +115,8 @@ class LandmarkWriter(Sink):
 
     def finish(self) -> None:
         """Add the closing record, for those who ask later whether the run came to its end."""
+        if _is_file(self.path, self._file) and inode_of(self.path) != inode_of(self._file.fileno()):
+            raise TabrtError(f"{self.path} {REPLACED}")
         record = {"frames": self._frames, **self._end()}
         if self._table is not None:
             self._table.end(_json(record))
@@ -264,6 +270,7 @@ def _open_for_writing(path: str | Path) -> io.FileIO:
         if sys.stdout is None:
             raise TabrtError("standard output is closed; write the landmarks to a file")
         return io.FileIO(sys.stdout.fileno(), "wb", closefd=False)
+    make_room(path)
     try:
         return io.FileIO(os.fspath(path), "wb")
     except OSError as problem:
