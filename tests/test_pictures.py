@@ -19,6 +19,7 @@ from conftest import posix
 from films import close_to, picture
 
 from tabrt.errors import TabrtError
+from tabrt.film.cut import is_cut_short
 from tabrt.film.exif import MAX_PARTS, orientation_of
 from tabrt.film.heif import MAX_BOXES, is_tiled
 from tabrt.film.reading import left_out, open_film, pictures_in, read_image
@@ -297,6 +298,50 @@ def test_a_whole_jpeg_is_whole_whatever_phones_put_behind_it(tmp_path, kind, beh
     notes: list[str] = []
     read_image(tmp_path / "a.jpg", notes)
     assert notes == []
+
+
+def gif(pictures: int, path: Path) -> bytes:
+    """A GIF of as many pictures, each with its own colours."""
+    with av.open(str(path), "w", format="gif") as out:
+        stream = out.add_stream("gif", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "rgb8"
+        for number in range(pictures):
+            frame = av.VideoFrame.from_ndarray(picture(number), format="bgr24").reformat(format="rgb8")
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("pictures", [1, 4])
+def test_a_gif_cut_short_is_read_and_told(tmp_path, pictures):
+    path = tmp_path / "a.gif"
+    data = gif(pictures, path)
+    for share in (0.8, 0.99):
+        path.write_bytes(data[: int(share * len(data))])
+        notes: list[str] = []
+        assert read_image(path, notes).shape == (64, 96, 3)
+        assert [note.split(":")[0] for note in notes] == ["cut short"], share
+        with open_film(path) as film:
+            assert len(list(film)) in (pictures, pictures - 1)
+            assert film.notes == notes
+
+
+@pytest.mark.parametrize("pictures", [1, 4])
+@pytest.mark.parametrize("behind", [*BEHIND, "no trailer"])
+def test_a_whole_gif_is_whole_whatever_is_behind_it(tmp_path, pictures, behind):
+    path = tmp_path / "a.gif"
+    data = gif(pictures, path)
+    path.write_bytes(data[:-1] if behind == "no trailer" else data + BEHIND[behind])
+    notes: list[str] = []
+    read_image(path, notes)
+    assert notes == []
+
+
+@pytest.mark.parametrize("data", [b"GIF89a", b"GIF89a" + bytes(2**16), b"GIF89a" + bytes(7) + b"!\xf9" + b"\1" * 2**22])
+def test_a_hostile_gif_takes_no_time(tmp_path, data):
+    path = tmp_path / "a.gif"
+    path.write_bytes(data)
+    assert is_cut_short(str(path)) is (len(data) < 13)
 
 
 def test_pictures_cut_short_in_a_folder_are_counted(tmp_path):

@@ -17,7 +17,7 @@ from av.error import FFmpegError
 
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame
-from tabrt.film.jpeg import is_cut_short
+from tabrt.film.cut import is_cut_short
 from tabrt.film.opening import (
     MAX_SIDE,
     cannot_open,
@@ -40,7 +40,7 @@ BAD_PACKETS = 1000  # in a row, without one picture between them, before a film 
 EARLIER = (0.0, 2.0, 10.0)  # seconds before a part's start at which it is sought, one after the other
 MOST_KEPT = 20_000  # packets between two pictures that stand alone
 TRANSPORT_PACKETS = (188, 192, 204)  # bytes: plain, with a time (m2ts), with error correction
-ALONE = ("image2", "jpeg_pipe")  # how FFmpeg names the format of a JPEG
+FILLED_UP = ("image2", "jpeg_pipe", "gif")  # formats of JPEG and GIF, whose decoders fill up what is missing
 SHORT = 0.05  # of a film, that may be missing at its end without a word
 PRIMING = 0.2  # seconds of sound before a film's start that its decoder may need
 SOUND_BEHIND = 3.0  # seconds that sound may lie behind its pictures in a file
@@ -98,7 +98,7 @@ class Film:
             size = f"{stream.width}x{stream.height}"
             self._notes.append(f"picture track {chosen} of {tracks} is read ({size}); --track chooses another")
         check_size(stream.width, stream.height, self.name)
-        if container.format.name in ALONE and is_cut_short(self.source):
+        if container.format.name in FILLED_UP and is_cut_short(self.source):
             self._notes.append("cut short: a part of the picture is missing; copy it again")
         network = is_url(self.source)
         stream.thread_type = "SLICE" if network else "AUTO"  # frame threads would delay a live picture
