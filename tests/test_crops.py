@@ -21,9 +21,9 @@ from tabrt.commands.options import ImageOptions, VideoOptions, VideosOptions
 from tabrt.commands.video import video
 from tabrt.errors import TabrtError
 from tabrt.faces import Face, Frame, Scene
-from tabrt.film import open_film, read_image
+from tabrt.film import FilmWriter, open_film, read_image
 from tabrt.geometry import Box
-from tabrt.sinks import Aligning, CropFilms, read_landmarks
+from tabrt.sinks import Aligning, CropFilms, crops, read_landmarks
 from tabrt.sinks.records import landmark_lines
 from tabrt.topology import AFLW19, WFLW98, to_68
 
@@ -185,6 +185,36 @@ def test_the_film_of_an_id_that_is_gone_is_closed_at_once_and_another_goes_on(tm
         assert len(list(film)) == 12
 
 
+def test_of_many_ids_only_so_many_films_are_open_and_nothing_is_lost(tmp_path: Path, monkeypatch):
+    is_open: set[Path] = set()
+    at_once: list[int] = []
+
+    class Watched(FilmWriter):
+        def __init__(self, path: Path, *how: object, **more: object):
+            super().__init__(path, *how, **more)
+            is_open.add(path)
+            at_once.append(len(is_open))
+
+        def close(self) -> None:
+            super().close()
+            is_open.discard(self.path)
+
+    def scene(index: int, *ids: int) -> Scene:
+        points = seen() * 0.2
+        faces = tuple(Face(number, points, points, np.ones(98), Box.of(points)) for number in ids)
+        return Scene(Frame(np.full((96, 128, 3), 90, np.uint8), index, index * 0.04), faces)
+
+    monkeypatch.setattr(crops, "FilmWriter", Watched)
+    monkeypatch.setattr(crops, "MOST_FILMS", 3)
+    with CropFilms(tmp_path, Aligning(WFLW98, size=64), 25) as sink:
+        for index in range(20):  # a cut in every other frame, and the first id comes back at the end
+            sink(scene(index, *([1] if index == 19 else [index // 2 * 2 + 1, index // 2 * 2 + 2])))
+    assert max(at_once) == 3 and not is_open
+    lengths = {path.name: len(list(open_film(path))) for path in tmp_path.iterdir()}
+    assert lengths == {f"id{number}.mp4": 2 for number in range(1, 19)} | {"id19.mp4": 1, "id20.mp4": 1, "id1-2.mp4": 1}
+    assert sink.count == len(lengths) == crops.crops_in(tmp_path, films=True)
+
+
 def test_pictures_give_crops_with_their_names(tmp_path: Path):
     for name in ("one.png", "two.png"):
         (tmp_path / name).write_bytes(ASTRONAUT.read_bytes())
@@ -228,6 +258,7 @@ def test_of_hidden_faces_only_those_that_are_shown_are_cut_out(clip: Path, tmp_p
         (["--crops", "new", "--crop-align", "arcface", "--crop-size", "100"], 1, "112 or 128"),
         (["--out", "o.mp4", "--crop-size", "100"], 2, "give --crops"),
         (["--out", "o.mp4", "--crop-films"], 2, "give --crops"),
+        (["--crops", "new", "--crop-films", "--faces", "100"], 2, "give --faces 64"),
         (["--out", "o.mp4", "--crops", "new", "--hide", "blur"], 2, "two calls"),
     ],
 )

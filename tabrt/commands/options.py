@@ -30,6 +30,7 @@ DEFAULT_SMOOTHING = 0.7  # that of tabrt.tracking.smoothing, which would be slow
 DEFAULT_MIN_SCORE = 0.4  # that of tabrt.tracking.tracker
 DEFAULT_MARGIN = 0.2  # that of tabrt.hiding
 DEFAULT_CROP_MARGIN = 0.25  # that of tabrt.sinks.alignment
+MOST_CROP_FILMS = 64  # that of tabrt.sinks.crops
 MOST_HIDDEN = 20  # faces that are followed at least, where none may be left out
 
 EngineName = Literal["auto", "onnxruntime", "openvino", "tensorrt", "torch"]
@@ -293,6 +294,11 @@ class FilmOptions(OutputOptions):
         super().__post_init__()
         if self.crop_films and self.crops is None:
             raise typer.BadParameter("--crop-films says how --crops is written; give --crops DIR, too")
+        if self.crop_films and self.faces > MOST_CROP_FILMS:
+            raise typer.BadParameter(
+                f"--crop-films encodes a film for each face, {MOST_CROP_FILMS} at once at most; "
+                f"give --faces {MOST_CROP_FILMS}, or leave it out for pictures"
+            )
         for option, time in (("--from", self.start), ("--to", self.end)):
             if time is not None:
                 _check_time(option, time)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +18,7 @@ from tabrt.sinks.records import landmark_suffix
 from tabrt.sinks.sink import Sink
 
 OUT_OF_SIGHT = 3.0  # seconds after which an id's film is closed: by then the tracker has given it up
+MOST_FILMS = 64  # that are written at once: each has an encoder, of 13 MB for crops of 256 px and 34 for 512
 DECIMALS = 8  # of a transform
 
 
@@ -50,17 +52,26 @@ class CropSink(Sink):
 
 
 class CropFilms(Sink):
-    """Writes a film for each id, each picture at its own time from the id's first on. rate: of the source."""
+    """Writes a film for each id, each picture at its own time from the id's first on. rate: of the source.
+
+    Where MOST_FILMS are being written, as in a film of many cuts, the one whose id was last seen longest ago is closed
+    for the next; should its id come back, it has a second film.
+    """
 
     def __init__(self, folder: Path, aligning: Aligning, rate: Fraction, only: Collection[int] | None = None):
         self._folder, self._aligning, self._rate, self._only = folder, aligning, rate, only
         self._films: dict[int, tuple[FilmWriter, float]] = {}  # and when the id was last seen
-        self.count = 0  # of films
+        self._begun_for: Counter[int] = Counter()  # films of each id
         _make(folder)
 
     @property
+    def count(self) -> int:
+        """Of films."""
+        return self._begun_for.total()
+
+    @property
     def notes(self) -> Sequence[str]:
-        return [f"faces cut out: films of {self.count}, in {self._folder}"]
+        return [f"faces cut out: films of {len(self._begun_for)}, in {self._folder}"]
 
     def __call__(self, scene: Scene) -> None:
         time = scene.frame.time
@@ -71,7 +82,7 @@ class CropFilms(Sink):
         for face in _wanted(scene, self._only):
             cut = self._aligning.cut(face, scene.frame)
             known = self._films.get(face.id)
-            writer = known[0] if known else self._begun(face.id, cut.shape[0])
+            writer = known[0] if known else self._begun(face.id, cut.shape[0], time)
             self._films[face.id] = writer, time
             writer.write(cut, time)
 
@@ -86,9 +97,14 @@ class CropFilms(Sink):
         if problems:
             raise problems[0]
 
-    def _begun(self, number: int, size: int) -> FilmWriter:
-        self.count += 1
-        return FilmWriter(self._folder / f"id{number}.mp4", size, size, self._rate, crf=16)
+    def _begun(self, number: int, size: int, time: float) -> FilmWriter:
+        longest_gone = min(self._films, key=lambda each: self._films[each][1], default=number)
+        if len(self._films) >= MOST_FILMS and self._films[longest_gone][1] < time:
+            self._films.pop(longest_gone)[0].close()
+        self._begun_for[number] += 1
+        part = self._begun_for[number]
+        name = f"id{number}.mp4" if part == 1 else f"id{number}-{part}.mp4"
+        return FilmWriter(self._folder / name, size, size, self._rate, crf=16)
 
 
 def crops_in(folder: str | Path, films: bool) -> int:
