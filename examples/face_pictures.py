@@ -10,6 +10,8 @@ from tabrt.geometry import Crop
 
 MARGIN = 1.6  # side of the picture over that of the face
 
+if len(sys.argv) != 3:
+    sys.exit(__doc__)
 folder = Path(sys.argv[2])
 folder.mkdir(parents=True, exist_ok=True)
 taken: dict[int, float] = {}  # when each face was last taken

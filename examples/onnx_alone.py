@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 import onnxruntime
 
+if len(sys.argv) != 7:
+    sys.exit(__doc__)
 model, picture, *sides = sys.argv[1:]
 left, top, right, bottom = map(float, sides)
 session = onnxruntime.InferenceSession(model)

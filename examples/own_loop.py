@@ -10,6 +10,8 @@ import cv2
 
 import tabrt
 
+if len(sys.argv) != 3:
+    sys.exit(__doc__)
 capture = cv2.VideoCapture(sys.argv[1])
 window = bool(os.environ.get("DISPLAY") or os.name == "nt")
 index, picture = 0, None

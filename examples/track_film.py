@@ -4,6 +4,8 @@ import sys
 
 import tabrt
 
+if len(sys.argv) != 2:
+    sys.exit(__doc__)
 with tabrt.Tracker(faces=4) as tracker:
     for scene in tracker.track(sys.argv[1]):
         for face in scene.faces:

@@ -80,6 +80,16 @@ def test_what_is_no_landmark_file_is_one_line_for_an_example(tmp_path: Path, nam
     assert "Traceback" not in done.stderr and (words or [f"{name}.py"])[0] in done.stderr
 
 
+@pytest.mark.parametrize("name", ["track_film", "face_pictures", "own_loop", "onnx_alone", "mouths", "blink_rate"])
+def test_an_example_without_arguments_says_how_it_is_called(tmp_path: Path, name: str):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / f"{name}.py")],
+        **{"cwd": tmp_path, "env": environment(), "capture_output": True, "text": True, "timeout": 120},
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    assert "Traceback" not in done.stderr and f"python examples/{name}.py" in done.stderr
+
+
 def test_pictures_of_faces(clip: Path, tmp_path: Path):
     assert "1 pictures" in example("face_pictures", clip, "faces", folder=tmp_path)
     (picture,) = (tmp_path / "faces").glob("*.png")
