@@ -187,6 +187,24 @@ def test_tiff_of_real_numbers(tmp_path, channels, peak):
     assert shown.max() > 240 and close_to(shown, 0.1, 0.1, (255, 255, 255))
 
 
+@pytest.mark.parametrize(
+    ("samples", "bits", "refused"), [(3, 64, True), (1, 64, False), (3, 16, False), (40, 32, True)]
+)
+def test_a_tiff_that_takes_too_much_memory_is_refused_before_it_is_decoded(
+    tmp_path, monkeypatch, samples, bits, refused
+):
+    width, height, behind = 16000, 8000, 8 + 2 + 12 * 7 + 4
+    entries = [(0x100, 4, 1, width), (0x101, 4, 1, height), (0x102, 3, samples, behind if samples > 2 else bits)]
+    entries += [(0x103, 3, 1, 1), (0x115, 3, 1, samples), (0x142, 3, 1, 256), (0x153, 3, 1, 3)]
+    head = b"II*\0" + struct.pack("<IH", 8, 7) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    (tmp_path / "a.tiff").write_bytes(head + bytes(4) + struct.pack("<H", bits) * samples)
+    decoded: list[str] = []
+    monkeypatch.setattr(cv2, "imread", lambda name, _: decoded.append(name))
+    with pytest.raises(TabrtError, match=r"GB, above the limit of 1; scale it down" if refused else "a.tiff"):
+        read_image(tmp_path / "a.tiff")
+    assert bool(decoded) is not refused
+
+
 def test_jpeg_in_tiff_has_its_colours(tmp_path):
     if not cv2.imwrite(str(tmp_path / "a.tiff"), picture(0, (320, 256)), (cv2.IMWRITE_TIFF_COMPRESSION, 7)):
         pytest.skip("this OpenCV writes no JPEG into TIFF")

@@ -13,6 +13,7 @@ MAX_TAGS = 4096
 MAX_PARTS = 4096  # of a file, that are looked through for EXIF
 ORIENTATION, WIDTH, HEIGHT, COMPRESSION, TILE_WIDTH = 0x112, 0x100, 0x101, 0x103, 0x142
 JPEGS = (6, 7)  # kinds of compression
+BITS, SAMPLES = 0x102, 0x115  # of a sample, and of a pixel
 SHORT, LONG = 3, 4
 # (2, 2) for each orientation: where x and y go on the screen, as in a display matrix.
 MATRICES = {
@@ -53,11 +54,14 @@ def tags(data: bytes | BinaryIO) -> dict[int, int]:
     (count,) = struct.unpack(order + "H", read(offset, 2))
     found = {}
     for index in range(min(count, MAX_TAGS)):
-        tag, kind, _, value = struct.unpack(order + "HHI4s", read(offset + 2 + 12 * index, 12))
-        if kind in (SHORT, LONG):
-            (found[tag],) = (
-                struct.unpack(order + "H", value[:2]) if kind == SHORT else struct.unpack(order + "I", value)
-            )
+        tag, kind, numbers, value = struct.unpack(order + "HHI4s", read(offset + 2 + 12 * index, 12))
+        if kind not in (SHORT, LONG):
+            continue
+        form, size = ("H", 2) if kind == SHORT else ("I", 4)
+        if numbers * size > len(value):  # they lie elsewhere
+            value = read(struct.unpack(order + "I", value)[0], size)
+        if len(value) >= size:
+            (found[tag],) = struct.unpack(order + form, value[:size])
     return found
 
 

@@ -19,7 +19,7 @@ from tabrt.errors import TabrtError
 from tabrt.faces import Frame
 from tabrt.film.colours import Range, on_paper
 from tabrt.film.decoding import CLOSE, Film
-from tabrt.film.exif import COMPRESSION, HEIGHT, JPEGS, TILE_WIDTH, WIDTH, orientation_of, tags
+from tabrt.film.exif import BITS, COMPRESSION, HEIGHT, JPEGS, SAMPLES, TILE_WIDTH, WIDTH, orientation_of, tags
 from tabrt.film.heif import is_tiled, read_heif
 from tabrt.film.opening import check_file, check_size
 from tabrt.film.pictures import upright
@@ -33,7 +33,8 @@ PICTURE_SUFFIXES = (
 )
 SEQUENCE_RATE = Fraction(25)  # frames a second of a folder of pictures
 UNREADABLE = 1000  # pictures in a row at the start of a folder, before it is given up
-MAX_ANIMATION = 2**30  # bytes of the pictures of an animated WebP, which are all in memory
+MAX_BYTES = 2**30  # that OpenCV decodes: of a TIFF, and of a moving WebP, whose pictures are all in memory
+WIDEST_SAMPLE = 64  # bits
 
 
 def read_image(path: str | Path, notes: list[str] | None = None) -> np.ndarray:
@@ -41,7 +42,7 @@ def read_image(path: str | Path, notes: list[str] | None = None) -> np.ndarray:
 
     Of a moving picture, the first. Grey and colours deeper than 8 bits are stretched where they use a small part of
     their range. notes: takes what was done to the picture, and what is wrong with it, one line each.
-    Raises TabrtError for what is no picture, or one above 16384 px a side or 134 million px.
+    Raises TabrtError for what is no picture, one above 16384 px a side or 134 million px, and a TIFF of above 1 GB.
     """
     name, notes = os.fspath(path), [] if notes is None else notes
     check_file(Path(name))
@@ -84,6 +85,8 @@ def _by_opencv(name: str) -> np.ndarray | None:
         head = file.read(64)
     if head[:4] in (b"II*\0", b"MM\0*"):
         size = _tiff_size(name)
+        if size is not None:
+            _check_tiff(name, *size)
     elif head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X":
         size = _webp_size(head)
     else:
@@ -123,6 +126,18 @@ def _tiff_size(name: str) -> tuple[int, int] | None:
         found = tags(file)
         return (found[WIDTH], found[HEIGHT]) if {WIDTH, HEIGHT} <= found.keys() else None
     return None
+
+
+def _check_tiff(name: str, width: int, height: int) -> None:
+    """Raise TabrtError for a TIFF that takes more memory than a picture may, as one of real numbers can."""
+    with open(name, "rb") as file:
+        found = tags(file)
+    size = width * height * found.get(SAMPLES, 1) * found.get(BITS, WIDEST_SAMPLE) // 8
+    if size > MAX_BYTES:
+        raise TabrtError(
+            f"{name} is {width}x{height} of {size / 2**30:.1f} GB, above the limit of {MAX_BYTES // 2**30}; "
+            "scale it down, or convert it to 8 bits"
+        )
 
 
 # ------------------------------------------------------------------------------------------------ pictures as films
@@ -289,7 +304,7 @@ def _animation(source: str, head: bytes) -> Animation:
     width, height = _webp_size(head)
     check_size(width, height, source)
     count = cv2.imcount(source)
-    if count * width * height * 4 > MAX_ANIMATION:
+    if count * width * height * 4 > MAX_BYTES:
         raise TabrtError(f"{source} is a moving WebP of {count} pictures, too many for memory; convert it to a film")
     came, animation = cv2.imreadanimation(source)
     if not came or not len(animation.frames):
