@@ -131,15 +131,13 @@ class TrackingOptions(NetworkOptions):
         """The tracker asked for. Raises TabrtError."""
         from tabrt.tracking import Tracker
 
-        tracker = Tracker(
+        return Tracker(
             *(self.model_name, self.engine, self.most_faces, self.smoothing, self.threads, boundaries, self.detector),
             fov=self.field_of_view,
             device=self.device,
             min_score=self.min_score,
+            in_seconds=True,
         )
-        tracker.in_seconds = True
-        tracker.reset()
-        return tracker
 
 
 # Where things are, and how fast: not what is written. The network has its own place in landmark files.

@@ -71,14 +71,13 @@ class Tracker:
     loaded. faces: most faces to follow at once. smoothing: 0 (off) … 1. threads, device: the engine's. boundaries: give
     each face its boundary heatmaps. detector: what finds faces: a name of RUNTIMES, or one that is loaded. fov: degrees
     that the camera sees horizontally, or its calibration; guessed for the heads' distance where not given. min_score:
-    0…1, a face of a lower score is lost. A context manager: it closes what it loaded, and nothing that it was lent.
+    0…1, a face of a lower score is lost. in_seconds: the times of frames are known to be, so that no advice is given on
+    milliseconds where they lie far apart. A context manager: it closes what it loaded, and nothing that it was lent.
     Raises TabrtError.
 
     One tracker is for one film or camera. Calls from several threads wait for each other. Made before a fork, it works
     in the child with ONNX Runtime, and says so with the other engines, which would hang.
     """
-
-    in_seconds = False  # whether the times of frames are known to be, from the next reset on; callers mistake them
 
     def __init__(
         self,
@@ -92,11 +91,13 @@ class Tracker:
         fov: float | Calibration | None = None,
         device: str = "auto",
         min_score: float = MIN_SCORE,
+        in_seconds: bool = False,
     ):
         self._faces = _count("faces", faces)
         self._smoothing = _share("smoothing", smoothing)
         self._min_score = _share("min_score", min_score)
         self._lens = _lenses(fov)
+        self._in_seconds = in_seconds
         self._owned: list[Engine | Detector] = []
         self.engine = self._own(load_engine(model, engine, threads, device)) if isinstance(engine, str) else engine
         self._detector = self._own(Detector(detector)) if isinstance(detector, str) else detector
@@ -124,7 +125,7 @@ class Tracker:
 
     def reset(self) -> None:
         """Forget all faces: the next frame is the first, and ids count from 1."""
-        self._clock = Clock(self.in_seconds)
+        self._clock = Clock(self._in_seconds)
         self._cuts, self._schedule, self._identities = Cuts(), Schedule(), Identities()
         self._refused: list[tuple[Box, float]] = []  # what was not confirmed, and when
         self._thorough = True  # look at every part of the next picture, and turned
