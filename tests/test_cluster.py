@@ -139,6 +139,15 @@ def test_where_no_scheduler_answers_no_folder_is_made(tmp_path: Path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
+def test_a_scheduler_is_asked_once(cluster, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked: list[str] = []
+    client = clusters._client
+    monkeypatch.setattr(clusters, "_client", lambda address: asked.append(address) or client(address))
+    points = str(tmp_path / "points.jsonl")
+    _, problem = films(VideosOptions(sources=[str(clip)], landmarks=points, cluster=cluster.scheduler_address))
+    assert problem is None and lines_in(Path(points)) == 16 and asked == [cluster.scheduler_address]
+
+
 def test_a_scheduler_that_is_lost_is_told_in_words():
     lost = distributed.client.FutureCancelledError("tabrt-1", "scheduler-connection-lost")
     assert clusters._lost(lost).startswith("the scheduler was lost; start it again")

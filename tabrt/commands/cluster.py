@@ -8,11 +8,12 @@ import queue
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from tabrt import __version__
-from tabrt.commands.jobs import Job, Outcome, Watcher, do
+from tabrt.commands.jobs import Job, Outcome, Runner, Watcher, do
 from tabrt.commands.progress import Standing
 from tabrt.errors import TabrtError, first_line, missing_package
 from tabrt.hardware import available_threads
@@ -29,13 +30,15 @@ def on_cluster(jobs: Sequence[Job], watch: Watcher, address: str) -> Iterator[Ou
 
     Closing this breaks off the jobs that are being done, their files closed. Raises TabrtError where nothing answers.
     """
+    with cluster_runner(address) as run:
+        yield from run(jobs, watch)
+
+
+@contextmanager
+def cluster_runner(address: str) -> Iterator[Runner]:
+    """What does that while the scheduler is connected. Raises TabrtError where nothing answers, before any job."""
     with _client(address) as client:
-        yield from _Run(client, jobs, watch)
-
-
-def check_scheduler(address: str) -> None:
-    """Raise TabrtError where no scheduler answers."""
-    _client(address).close()
+        yield lambda jobs, watch: iter(_Run(client, jobs, watch))
 
 
 def _client(address: str) -> Any:

@@ -6,14 +6,14 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
 from rich.progress import TaskID, TextColumn
 
-from tabrt.commands.cluster import check_scheduler, on_cluster
+from tabrt.commands.cluster import cluster_runner
 from tabrt.commands.finished import broken_off, is_finished, was_begun
 from tabrt.commands.jobs import Job, Outcome, Runner, one_after_the_other
 from tabrt.commands.naming import NAME, Source, films_of, targets, without_outputs
@@ -36,8 +36,11 @@ def films(options: VideosOptions) -> tuple[list[str], str | None]:
 
     Raises TabrtError before any work for outputs that cannot be, and where there is but one film for what ends it.
     """
-    if options.cluster is not None:
-        check_scheduler(options.cluster)  # before any folder is made
+    with _runner(options) as runner:  # before any folder is made: a scheduler that does not answer ends it here
+        return _films(options, runner)
+
+
+def _films(options: VideosOptions, runner: Runner) -> tuple[list[str], str | None]:
     jobs, finished = planned(options)
     count = len(jobs) + len(finished)
     lines = _finished_before(finished, count)
@@ -46,7 +49,7 @@ def films(options: VideosOptions) -> tuple[list[str], str | None]:
     if count == 1 and options.cluster is None:
         return _one(jobs[0]), None
     start, names = time.monotonic(), _short([job.source for job in jobs])
-    outcomes = _done(jobs, names, _runner(options))
+    outcomes = _done(jobs, names, runner)
     failed = [_failure(jobs[outcome.number], outcome.problem) for outcome in outcomes if outcome.problem is not None]
     lines = [*_table(names, outcomes, time.monotonic() - start), *lines, *_notes(names, outcomes), *failed]
     others = "" if len(failed) == count else ", the others are done"
@@ -134,10 +137,10 @@ def _one(job: Job) -> list[str]:
     return lines + [f"wrote {output}" for output in (job.out, job.landmarks) if output not in (None, "-")]
 
 
-def _runner(options: VideosOptions) -> Runner:
+def _runner(options: VideosOptions) -> AbstractContextManager[Runner]:
     if options.cluster is not None:
-        return partial(on_cluster, address=options.cluster)
-    return one_after_the_other if options.jobs == 1 else partial(side_by_side, at_once=options.jobs)
+        return cluster_runner(options.cluster)
+    return nullcontext(one_after_the_other if options.jobs == 1 else partial(side_by_side, at_once=options.jobs))
 
 
 def _done(jobs: Sequence[Job], names: Sequence[str], runner: Runner) -> list[Outcome]:
