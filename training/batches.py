@@ -30,6 +30,15 @@ class Crops(Dataset):
 
     def __getitem__(self, key: Key) -> tuple[np.ndarray, ...]:
         cv2.setNumThreads(0)  # its own threads would fight with the workers for cores
+        pixels, moved = self.crop(key)
+        topology = self.sets[key[0]].topology
+        if self.size != CROP_SIZE:
+            pixels, moved = scaled(pixels, moved, self.size)
+        maps = render_boundaries(moved, topology.boundary_lines, size=self.size // STRIDE)
+        return pixels, moved, maps, known_boundaries(moved, topology)
+
+    def crop(self, key: Key) -> tuple[np.ndarray, np.ndarray]:
+        """The crop of 256 px that a key stands for, and its points."""
         name, index, seed = key
         faces = self.sets[name]
         box = None if faces.boxes is None else faces.boxes[index]
@@ -37,11 +46,7 @@ class Crops(Dataset):
         image, points = faces.read(index), faces.points[index]
         covered = rng.random() < self.augmentation.strangers
         other = faces.read(int(rng.integers(len(faces)))) if covered else None
-        pixels, moved = training_crop(image, points, faces.topology, self.augmentation, rng, box=box, other=other)
-        if self.size != CROP_SIZE:
-            pixels, moved = scaled(pixels, moved, self.size)
-        maps = render_boundaries(moved, faces.topology.boundary_lines, size=self.size // STRIDE)
-        return pixels, moved, maps, known_boundaries(moved, faces.topology)
+        return training_crop(image, points, faces.topology, self.augmentation, rng, box=box, other=other)
 
 
 def scaled(pixels: np.ndarray, points: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -110,6 +110,45 @@ def train(
 
 
 @app.command()
+def teach(
+    teacher: Annotated[str, typer.Option(help="A shipped model's name, or a checkpoint, that learns first, alone.")],
+    pupils: Annotated[str, typer.Option(help="The same of those who then learn from it, with commas.")] = "",
+    out: Annotated[Path, typer.Option(help="Folder for the checkpoints.")] = Path("runs/taught"),
+    root: Annotated[Path, typer.Option(help="The folder of the zips.")] = Path("../shared/faces"),
+    recipe: Annotated[RecipeName, typer.Option(help="Whose mixture, augmentation and loss are taken.")] = "settle",
+    share: Annotated[
+        list[str] | None, typer.Option(help="NAME=SHARE of a set in each batch, in place of the recipe's.")
+    ] = None,
+    seconds: Annotated[tuple[float, float], typer.Option(help="For the teacher, and for its pupils.")] = (300, 300),
+    rates: Annotated[tuple[float, float], typer.Option(help="Highest learning rates of both.")] = (1.2e-3, 2e-3),
+    batch: Annotated[int, typer.Option(min=1, help="Faces in a step.")] = 256,
+    pool: Annotated[int, typer.Option(min=128, help="Crops that lie on the card.")] = 24_576,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that make crops.")] = 15,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    cache: CacheOption = CACHE,
+) -> None:
+    """Train a teacher and then its pupils on one large card, within a time."""
+    import torch
+
+    from tabrt.network.checkpoint import load_checkpoint
+    from training.card import Learner, Schoolroom, teach_all
+    from training.checkpointing import checkpoint_named
+    from training.sets import shared_faces
+
+    def learner(name: str, rate: float) -> Learner:
+        path = checkpoint_named(name)
+        return Learner(path.stem, load_checkpoint(path)[0].float(), rate)
+
+    sets, _ = shared_faces(root, cache)
+    where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    plan = with_shares(recipe_named(recipe), share or [])
+    out.mkdir(parents=True, exist_ok=True)
+    room = Schoolroom(sets, plan, out, where, workers, pool, batch, say=typer.echo, seed=seed)
+    names = [name for name in pupils.split(",") if name]
+    teach_all(room, learner(teacher, rates[0]), [learner(name, rates[1]) for name in names], seconds)
+
+
+@app.command()
 def relabel(
     model: Annotated[str, typer.Option(help="A model's name, an .onnx or a .safetensors file.")],
     out: Annotated[Path, typer.Option(help="The .npz to write; give it to `train --labels`.")],

@@ -157,11 +157,12 @@ class Objective(nn.Module):
             with torch.set_grad_enabled(self.part != "balt" and torch.is_grad_enabled()):
                 stacks, feature, levels = self.model.scbe(x)
             maps = None if self.part == "scbe" else self.model.balt(stacks[-1], feature, levels)
-        return self._loss(maps, stacks, points, boundaries, known)
+        return self.loss(maps, stacks, points, boundaries, known)
 
-    def _loss(
+    def loss(
         self, maps: Tensor | None, stacks: list[Tensor], points: Tensor, boundaries: Tensor, known: Tensor
     ) -> tuple[Tensor, ...]:
+        """The loss of maps that are there already, and its two parts on their own."""
         edge = land = torch.zeros((), device=points.device)
         if self.part != "balt":
             edge = boundary_mse(stacks, boundaries, known) * self._share(known.sum())

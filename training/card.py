@@ -1,0 +1,352 @@
+"""A teacher and its pupils on one large card, within a time.
+
+The card is faster than the processes that make crops, so crops stay on it, and each comes again with another turn and
+light until newer ones take its place. The boundary maps are made there too. The teacher learns first, alone; then its
+pupils learn at once, from the labels and from its maps (Hinton and others: Distilling the knowledge in a network).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from tabrt.card import ModelCard
+from tabrt.geometry import CROP_SIZE, STRIDE
+from tabrt.heatmaps import CELL_OFFSET, GAUSSIAN_SIGMA
+from tabrt.network import Tab
+from tabrt.network.checkpoint import save_checkpoint
+from tabrt.network.tab import normalise
+from tabrt.topology import WFLW98, Topology
+from training.averaging import Average
+from training.batches import Crops
+from training.checkpointing import card_of
+from training.losses import Objective, faceless
+from training.recipes import Recipe
+from training.sets import FaceSet
+
+Lines = tuple[tuple[int, ...] | None, ...]
+_AT_ONCE = 64  # crops that a process makes before it hands them over
+_FIRST = 2048  # crops there before training begins
+_WARMUP, _PLAIN = 0.04, 0.85  # shares of the time: until the full rate; from where crops are seen as they came
+_KEEP = 0.998  # decay of the weights' average, per step
+_CLIP = 5.0
+
+
+class Endless(IterableDataset):
+    """Crops uint8 (64, 256, 256, 3) and points (64, L, 2) of a mixture of sets, without end; each process has its own."""
+
+    def __init__(self, crops: Crops, mixture: dict[str, float], seed: int):
+        self.crops, self.seed = crops, seed
+        self.names = [name for name in crops.sets if mixture.get(name, 0) > 0]
+        self.shares = np.array([mixture[name] for name in self.names])
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        worker = get_worker_info()
+        rng = np.random.default_rng((self.seed, worker.id if worker else 0))
+        torch.set_num_threads(1)
+        cv2.setNumThreads(0)
+        while True:
+            names = rng.choice(len(self.names), _AT_ONCE, p=self.shares / self.shares.sum())
+            made = [self._made(self.names[name], rng) for name in names.tolist()]
+            yield tuple(torch.from_numpy(np.stack(part)) for part in zip(*made, strict=True))  # type: ignore[misc]
+
+    def _made(self, name: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        index = int(rng.integers(len(self.crops.sets[name])))
+        return self.crops.crop((name, index, int(rng.integers(1 << 62))))
+
+
+class Pool:
+    """The latest crops, on the device."""
+
+    def __init__(self, size: int, points: int, device: torch.device):
+        self.crops = torch.empty((size, CROP_SIZE, CROP_SIZE, 3), dtype=torch.uint8, device=device)
+        self.points = torch.empty((size, points, 2), device=device)
+        self.made = 0
+
+    def put(self, crops: Tensor, points: Tensor) -> None:
+        """Take crops in, in the place of the oldest."""
+        first = self.made % (len(self.crops) // len(crops) * len(crops))
+        place = slice(first, first + len(crops))
+        self.crops[place].copy_(crops, non_blocking=True)
+        self.points[place].copy_(points, non_blocking=True)
+        self.made += len(crops)
+
+    def draw(self, count: int) -> tuple[Tensor, Tensor]:
+        """Some of them, at random."""
+        which = torch.randint(min(self.made, len(self.crops)), (count,), device=self.crops.device)
+        return self.crops[which], self.points[which]
+
+
+def varied(crops: Tensor, points: Tensor, topology: Topology, plain: bool) -> tuple[Tensor, Tensor]:
+    """Crops (B, S, S, 3) uint8 and points (B, L, 2) px in another turn, size, place and light; half of them mirrored.
+
+    plain: mirrored at most. A third of them are only mirrored anyway, for a second warp blurs.
+    """
+    count, size, device = len(crops), crops.shape[1], crops.device
+    flip = torch.rand(count, device=device) < 0.5
+    mirrored = points[:, torch.as_tensor(topology.mirror, device=device)]
+    mirrored = torch.stack([size - 1 - mirrored[..., 0], mirrored[..., 1]], dim=-1)
+    points = torch.where(flip[:, None, None], mirrored, points)
+    crops = torch.where(flip[:, None, None, None], crops.flip(2), crops)
+    if plain:
+        return crops, points
+    moved = torch.rand(count, device=device) < 0.67
+    roll, grow, right, down = (
+        torch.where(moved, (2 * torch.rand(count, device=device) - 1) * most, 0.0)
+        for most in (math.radians(9), 0.06, 0.03, 0.03)
+    )
+    cos, sin = torch.cos(roll) / (1 + grow), torch.sin(roll) / (1 + grow)
+    # Where each new pixel comes from, in grid_sample's units of half a side.
+    shift = torch.stack([right, down], dim=1) * 2
+    back = torch.stack([torch.stack([cos, sin], dim=1), torch.stack([-sin, cos], dim=1)], dim=1)
+    matrix = torch.cat([back, shift[..., None]], dim=2)
+    planes = crops.permute(0, 3, 1, 2).float()
+    grid = functional.affine_grid(matrix, list(planes.shape), align_corners=False)
+    warped = functional.grid_sample(planes, grid, mode="bicubic", align_corners=False)
+    planes = torch.where(moved[:, None, None, None], warped, planes)
+    gain = 1 + 0.15 * (2 * torch.rand(count, 1, 1, 1, device=device) - 1)
+    gain = gain * (1 + 0.06 * (2 * torch.rand(count, 3, 1, 1, device=device) - 1))
+    crops = (planes * gain).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    unit = (points + 0.5) * (2 / size) - 1
+    forward = torch.linalg.inv(back)
+    unit = torch.einsum("bij,blj->bli", forward, unit - shift[:, None])
+    return crops, (unit + 1) * (size / 2) - 0.5
+
+
+def sized(crops: Tensor, points: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Crops and points as crops of another size would have them."""
+    if crops.shape[1] == size:
+        return crops, points
+    planes = crops.permute(0, 3, 1, 2).float()
+    smaller = functional.interpolate(planes, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    factor = size / crops.shape[1]
+    pixels = smaller.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    return pixels, (points + 0.5) * factor - 0.5
+
+
+def boundary_maps(points: Tensor, lines: Lines, size: int) -> tuple[Tensor, Tensor]:
+    """`render_boundaries` of a batch of points (B, L, 2), maps (B, 16, size, size), and which are known (B, 16)."""
+    cells = (points - CELL_OFFSET) / STRIDE
+    count, device = len(points), points.device
+    grid = torch.arange(size, device=device, dtype=torch.float32)
+    far = (3.7 * GAUSSIAN_SIGMA) ** 2
+    face = torch.isfinite(points).any(dim=2).any(dim=1)
+    maps, known = [], []
+    for line in lines:
+        if line is None:
+            maps.append(torch.full((count, size, size), math.inf, device=device))
+            known.append(torch.ones(count, dtype=torch.bool, device=device))
+            continue
+        through = cells[:, list(line)]
+        whole = torch.isfinite(through).all(dim=2).all(dim=1)
+        through = torch.where(whole[:, None, None], through, -1e4)  # far outside: an empty map
+        starts, steps = through[:, :-1], through[:, 1:] - through[:, :-1]
+        dx = grid - starts[..., 0, None]  # (B, s, size)
+        dy = grid - starts[..., 1, None]
+        along = (dx * steps[..., :1])[:, :, None, :] + (dy * steps[..., 1:])[:, :, :, None]
+        share = (along / steps.square().sum(dim=-1).clamp(min=1e-12)[..., None, None]).clamp_(0, 1)
+        squares = (dx[:, :, None, :] - share * steps[..., 0, None, None]).square_()
+        squares += (dy[:, :, :, None] - share * steps[..., 1, None, None]).square_()
+        nearest = squares.amin(dim=1)
+        maps.append(torch.where(nearest <= far, nearest, math.inf))
+        known.append(whole | ~face)
+    maps.append(torch.stack(maps).amin(dim=0))
+    known.append(torch.stack(known).all(dim=0))
+    drawn = torch.exp(torch.stack(maps, dim=1) / (-2 * GAUSSIAN_SIGMA**2))
+    return drawn, torch.stack(known, dim=1).float()
+
+
+def distance_from(teacher: Tensor, pupil: Tensor, face: Tensor) -> Tensor:
+    """Cross-entropy of a pupil's maps to the teacher's, mean over the maps of faces; both are read as softmaxes.
+
+    Maps of another size are made of the teacher's shares. face (B,) bool: crops in which something is one.
+    """
+    shares = torch.softmax(teacher.float().flatten(2), dim=2).view(teacher.shape)
+    if shares.shape[-1] != pupil.shape[-1]:
+        shares = functional.interpolate(shares, pupil.shape[-2:], mode="bilinear", antialias=True, align_corners=False)
+        shares = shares / shares.sum(dim=(2, 3), keepdim=True)
+    told = torch.log_softmax(pupil.float().flatten(2), dim=2)
+    each = -(shares.flatten(2) * told).sum(dim=2).mean(dim=1)
+    return (each * face).sum() / face.sum().clamp(min=1)
+
+
+@dataclass
+class Learner:
+    """A network that learns: what of, and at which rate at most."""
+
+    name: str
+    model: Tab
+    rate: float
+
+    def begin(self, recipe: Recipe, device: torch.device) -> None:
+        self.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.objective = Objective(self.model, recipe, "all", half=True).train()
+        fused = device.type == "cuda"
+        self.optimiser = torch.optim.AdamW(
+            self.model.parameters(), lr=self.rate, weight_decay=recipe.weight_decay, fused=fused
+        )
+        self.average = Average(self.model, _KEEP)
+        self.good = copy.deepcopy(self.model.state_dict())
+        self.slower = 1.0
+
+    def step(self, crops: Tensor, points: Tensor, lines: Lines, share: float, number: int, teacher: Tensor | None):
+        """One step at this share of the rate. Returns the losses (labels, boundaries, teacher) on the device."""
+        objective, size = self.objective, self.model.config.crop_size
+        pixels, marks = sized(crops, points, size)
+        maps, known = boundary_maps(marks, lines, size // STRIDE)
+        x = normalise(pixels).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(x.device.type, torch.bfloat16):
+            output = self.model(x)
+        loss, land, edge = objective.loss(output.landmarks, output.boundaries, marks, maps, known)
+        taught = torch.zeros_like(land)
+        if teacher is not None:
+            taught = distance_from(teacher, output.landmarks, ~faceless(marks, known))
+            loss = loss + taught
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate * self.slower * share
+        self.optimiser.step()
+        self.average.update(self.model, number)
+        return torch.stack([land, edge, taught.detach()])
+
+    def sound(self) -> bool:
+        """Whether the weights are finite; where not, the last ones that were come back, and the rate is halved."""
+        if all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
+            self.good = copy.deepcopy(self.model.state_dict())
+            return True
+        self.model.load_state_dict(self.good)
+        self.average.load(self.good)
+        self.optimiser.state.clear()
+        self.slower /= 2
+        return False
+
+    def save(self, path: Path, card: ModelCard) -> None:
+        """The average, its kernels in float16, whole or not at all."""
+        model = self.average.model()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.weight.data = module.weight.data.half()
+        save_checkpoint(path, model.cpu(), card)
+
+
+@dataclass
+class Schoolroom:
+    """Where they learn: crops that keep coming, and whom to tell."""
+
+    sets: dict[str, FaceSet]
+    recipe: Recipe
+    out: Path
+    device: torch.device
+    workers: int
+    pool_size: int = 24_576
+    batch: int = 256
+    save_every: float = 60.0  # s
+    say: Callable[[str], None] = print
+    seed: int = 0
+
+    def open(self) -> None:
+        """Start the processes that make crops, and wait for the first."""
+        crops = Crops(self.sets, self.recipe.augmentation)
+        endless = Endless(crops, self.recipe.mixture, self.seed)
+        self.feed = iter(
+            DataLoader(
+                endless, batch_size=None, num_workers=self.workers, prefetch_factor=4, in_order=False,
+                pin_memory=self.device.type == "cuda",
+            )
+        )  # fmt: skip
+        self.pool = Pool(self.pool_size, WFLW98.points, self.device)
+        while self.pool.made < min(_FIRST, self.pool_size):
+            self.pool.put(*next(self.feed))
+
+    def _take(self) -> None:
+        """All crops that have been made by now, without waiting for more."""
+        while self._waiting():
+            self.pool.put(*next(self.feed))
+
+    def _waiting(self) -> bool:
+        queue = getattr(self.feed, "_data_queue", None)
+        return queue is not None and not queue.empty()
+
+    def teach(self, learners: list[Learner], until: float, teacher: Tab | None = None) -> None:
+        """Train them at once until a time (of time.time()), the rate on one cosine; leave name.safetensors of each."""
+        for learner in learners:
+            learner.begin(self.recipe, self.device)
+        cards = {learner.name: self._card(learner) for learner in learners}
+        begun = time.time()
+        saved, number, seen, came = begun, 0, 0, self.pool.made
+        sums = {learner.name: torch.zeros(3, device=self.device) for learner in learners}
+        told, told_at = 0, begun
+        while (now := time.time()) < until:
+            done = (now - begun) / (until - begun)
+            share = min(1.0, done / _WARMUP) * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
+            self._take()
+            crops, points = varied(*self.pool.draw(self.batch), WFLW98, plain=done > _PLAIN)
+            maps = None
+            if teacher is not None:
+                with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16):
+                    maps = teacher(normalise(crops).contiguous(memory_format=torch.channels_last)).landmarks
+                maps = maps.clone()
+            for learner in learners:
+                sums[learner.name] += learner.step(crops, points, WFLW98.boundary_lines, share, number, maps)
+            number, seen, told = number + 1, seen + self.batch, told + 1
+            if now - told_at > 10 or number == 20:
+                self._tell(learners, sums, told, now - told_at, seen, self.pool.made - came, share, now - begun)
+                told, told_at = 0, time.time()
+            if now - saved > self.save_every:
+                for learner in learners:
+                    if not learner.sound():
+                        self.say(
+                            f"{learner.name}: not finite any more; back to the last sound weights, at half the rate"
+                        )
+                    learner.save(self.out / f"{learner.name}-{now - begun:04.0f}s.safetensors", cards[learner.name])
+                saved = now
+        for learner in learners:
+            card = replace(cards[learner.name], figures={"faces_seen": float(seen)})
+            learner.save(self.out / f"{learner.name}.safetensors", card)
+        self.say(
+            f"{', '.join(cards)}: {seen:,} faces in {time.time() - begun:.0f} s, {self.pool.made - came:,} new ones"
+        )
+
+    def _tell(
+        self, learners, sums, told: int, seconds: float, seen: int, came: int, share: float, since: float
+    ) -> None:
+        losses = []
+        for learner in learners:
+            land, edge, taught = (sums[learner.name] / max(told, 1)).tolist()
+            losses.append(f"{learner.name} {land:.3f} {1e3 * edge:.2f} {taught:.3f}")
+            sums[learner.name].zero_()
+        pace = told * self.batch / max(seconds, 1e-6)
+        memory = torch.cuda.max_memory_allocated() / 2**30 if self.device.type == "cuda" else 0
+        self.say(
+            f"{since:.0f} s, {seen:,} faces ({came:,} new), {pace:.0f}/s, rate {share:.3f}, {memory:.0f} GiB: "
+            + "; ".join(losses)
+        )
+
+    def _card(self, learner: Learner) -> ModelCard:
+        return card_of(learner.model.config, self.recipe, {name: len(faces) for name, faces in self.sets.items()})
+
+
+def teach_all(room: Schoolroom, teacher: Learner, pupils: list[Learner], seconds: tuple[float, float]) -> None:
+    """The teacher for so many seconds, then all pupils for so many."""
+    torch.backends.cudnn.benchmark = True
+    room.open()
+    room.say("the first crops are there")
+    room.teach([teacher], time.time() + seconds[0])
+    if pupils:
+        wise = teacher.average.model()
+        teacher.model.cpu()
+        del teacher.objective, teacher.optimiser, teacher.average, teacher.good
+        room.teach(pupils, time.time() + seconds[1], wise)
