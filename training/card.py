@@ -44,7 +44,7 @@ _CLIP = 5.0
 
 
 class Endless(IterableDataset):
-    """Crops uint8 (64, 256, 256, 3) and points (64, L, 2) of a mixture of sets, without end; each process has its own."""
+    """Crops uint8 (64, 256, 256, 3) and points (64, L, 2) of a mixture of sets, without end, by each process."""
 
     def __init__(self, crops: Crops, mixture: dict[str, float], seed: int):
         self.crops, self.seed = crops, seed
@@ -70,13 +70,14 @@ class Pool:
     """The latest crops, on the device."""
 
     def __init__(self, size: int, points: int, device: torch.device):
+        size -= size % _AT_ONCE
         self.crops = torch.empty((size, CROP_SIZE, CROP_SIZE, 3), dtype=torch.uint8, device=device)
         self.points = torch.empty((size, points, 2), device=device)
         self.made = 0
 
     def put(self, crops: Tensor, points: Tensor) -> None:
         """Take crops in, in the place of the oldest."""
-        first = self.made % (len(self.crops) // len(crops) * len(crops))
+        first = self.made % len(self.crops)
         place = slice(first, first + len(crops))
         self.crops[place].copy_(crops, non_blocking=True)
         self.points[place].copy_(points, non_blocking=True)
@@ -119,7 +120,7 @@ def varied(crops: Tensor, points: Tensor, topology: Topology, plain: bool) -> tu
     gain = gain * (1 + 0.06 * (2 * torch.rand(count, 3, 1, 1, device=device) - 1))
     crops = (planes * gain).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
     unit = (points + 0.5) * (2 / size) - 1
-    forward = torch.linalg.inv(back)
+    forward = back.transpose(1, 2) * (1 + grow)[:, None, None] ** 2
     unit = torch.einsum("bij,blj->bli", forward, unit - shift[:, None])
     return crops, (unit + 1) * (size / 2) - 0.5
 
@@ -268,7 +269,7 @@ class Schoolroom:
             )
         )  # fmt: skip
         self.pool = Pool(self.pool_size, WFLW98.points, self.device)
-        while self.pool.made < min(_FIRST, self.pool_size):
+        while self.pool.made < min(_FIRST, len(self.pool.crops)):
             self.pool.put(*next(self.feed))
 
     def _take(self) -> None:
@@ -293,14 +294,17 @@ class Schoolroom:
             done = (now - begun) / (until - begun)
             share = min(1.0, done / _WARMUP) * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
             self._take()
-            crops, points = varied(*self.pool.draw(self.batch), WFLW98, plain=done > _PLAIN)
-            maps = None
-            if teacher is not None:
-                with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16):
-                    maps = teacher(normalise(crops).contiguous(memory_format=torch.channels_last)).landmarks
-                maps = maps.clone()
-            for learner in learners:
-                sums[learner.name] += learner.step(crops, points, WFLW98.boundary_lines, share, number, maps)
+            try:
+                self._lesson(learners, teacher, share, number, done > _PLAIN, sums)
+            except torch.cuda.OutOfMemoryError:
+                if self.batch <= 32:
+                    raise
+                self.batch //= 2
+                self.say(f"the card's memory is full: {self.batch} faces in a step from here on")
+                for learner in learners:
+                    learner.optimiser.zero_grad(set_to_none=True)
+                torch.cuda.empty_cache()
+                continue
             number, seen, told = number + 1, seen + self.batch, told + 1
             if now - told_at > 10 or number == 20:
                 self._tell(learners, sums, told, now - told_at, seen, self.pool.made - came, share, now - begun)
@@ -314,11 +318,26 @@ class Schoolroom:
                     learner.save(self.out / f"{learner.name}-{now - begun:04.0f}s.safetensors", cards[learner.name])
                 saved = now
         for learner in learners:
+            learner.sound()
             card = replace(cards[learner.name], figures={"faces_seen": float(seen)})
             learner.save(self.out / f"{learner.name}.safetensors", card)
         self.say(
             f"{', '.join(cards)}: {seen:,} faces in {time.time() - begun:.0f} s, {self.pool.made - came:,} new ones"
         )
+
+    def _lesson(
+        self, learners: list[Learner], teacher: Tab | None, share: float, number: int, plain: bool,
+        sums: dict[str, Tensor],
+    ) -> None:  # fmt: skip
+        """One step of each on the same crops."""
+        crops, points = varied(*self.pool.draw(self.batch), WFLW98, plain)
+        maps = None
+        if teacher is not None:
+            with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16):
+                maps = teacher(normalise(crops).contiguous(memory_format=torch.channels_last)).landmarks
+            maps = maps.clone()
+        for learner in learners:
+            sums[learner.name] += learner.step(crops, points, WFLW98.boundary_lines, share, number, maps)
 
     def _tell(
         self, learners, sums, told: int, seconds: float, seen: int, came: int, share: float, since: float

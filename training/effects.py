@@ -72,9 +72,10 @@ def noisy(pixels: np.ndarray, rng: np.random.Generator, strength: float | None =
     strength = rng.uniform(12, 40) if strength is None else strength
     height, width = pixels.shape[:2]
     grain = int(rng.choice((1, 1, 2, 3)))
-    noise: np.ndarray = np.empty((height // grain, width // grain, 3 if rng.random() < 0.7 else 1), np.int16)
+    channels = 3 if rng.random() < 0.7 else 1
+    noise: np.ndarray = np.empty((height // grain, width // grain, channels), np.int16)
     cv2.setRNGSeed(int(rng.integers(1 << 30)))
-    cv2.randn(noise, np.zeros(4), np.full(4, float(strength)))
+    cv2.randn(noise, np.zeros(channels), np.full(channels, float(strength)))
     noise = cv2.resize(noise, (width, height), interpolation=cv2.INTER_LINEAR)
     return cv2.add(pixels, noise if noise.ndim == 3 else cv2.merge([noise] * 3), dtype=cv2.CV_8U)
 
