@@ -106,7 +106,7 @@ def _sizes(effort: str, on_card: bool, title: str, precision: str) -> tuple[int,
     """Faces in a call. In a hurry, many of them only for the fastest: float16, and not layer by layer."""
     if not on_card:
         return (1, 2)
-    if effort != "full" and (title == "torch" or precision == "fp32"):
+    if effort != "full" and (title in ("torch", "torch.compile") or precision == "fp32"):
         return (1,)
     return pick(effort, (1, 2, 4, 8, 16, 32, 64), (1, 4, 16, 64), (1, 2))
 
