@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 import math
+import queue
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -30,7 +32,7 @@ from tabrt.network.tab import normalise
 from tabrt.topology import WFLW98, Topology
 from training.averaging import Average
 from training.batches import Crops
-from training.checkpointing import card_of
+from training.checkpointing import card_of, halved
 from training.losses import Objective, faceless
 from training.recipes import Recipe
 from training.sets import FaceSet
@@ -41,6 +43,7 @@ _FIRST = 2048  # crops there before training begins
 _WARMUP, _PLAIN = 0.04, 0.85  # shares of the time: until the full rate; from where crops are seen as they came
 _KEEP = 0.998  # decay of the weights' average, per step
 _CLIP = 5.0
+_AHEAD = 16  # handfuls of crops that may wait
 
 
 class Endless(IterableDataset):
@@ -236,11 +239,7 @@ class Learner:
 
     def save(self, path: Path, card: ModelCard) -> None:
         """The average, its kernels in float16, whole or not at all."""
-        model = self.average.model()
-        for module in model.modules():
-            if isinstance(module, torch.nn.Conv2d):
-                module.weight.data = module.weight.data.half()
-        save_checkpoint(path, model.cpu(), card)
+        save_checkpoint(path, halved(self.average.model().cpu()), card)
 
 
 @dataclass
@@ -261,25 +260,49 @@ class Schoolroom:
     def open(self) -> None:
         """Start the processes that make crops, and wait for the first."""
         crops = Crops(self.sets, self.recipe.augmentation)
-        endless = Endless(crops, self.recipe.mixture, self.seed)
-        self.feed = iter(
-            DataLoader(
-                endless, batch_size=None, num_workers=self.workers, prefetch_factor=4, in_order=False,
-                pin_memory=self.device.type == "cuda",
-            )
+        feed = DataLoader(
+            Endless(crops, self.recipe.mixture, self.seed), batch_size=None, num_workers=self.workers,
+            prefetch_factor=4, in_order=False, pin_memory=self.device.type == "cuda",
         )  # fmt: skip
+        self.feed = iter(feed)  # forks here, before the card is touched
+        self.made: queue.Queue[tuple[Tensor, Tensor] | Exception] = queue.Queue(_AHEAD)
+        self.closed = threading.Event()
+        self.fetcher = threading.Thread(target=self._fetch, daemon=True)
+        self.fetcher.start()
         self.pool = Pool(self.pool_size, WFLW98.points, self.device)
         while self.pool.made < min(_FIRST, len(self.pool.crops)):
-            self.pool.put(*next(self.feed))
+            self._put(self.made.get())
+
+    def close(self) -> None:
+        """Let the processes end."""
+        self.closed.set()
+        self.fetcher.join()
+
+    def _fetch(self) -> None:
+        """Hand over what the processes make, or what befalls them."""
+        made: tuple[Tensor, Tensor] | Exception | None = None
+        while not self.closed.is_set():
+            try:
+                made = made or next(self.feed)
+            except Exception as error:
+                made = error
+            try:
+                self.made.put(made, timeout=0.2)
+            except queue.Full:
+                continue
+            if isinstance(made, Exception):
+                return
+            made = None
+
+    def _put(self, made: tuple[Tensor, Tensor] | Exception) -> None:
+        if isinstance(made, Exception):
+            raise made
+        self.pool.put(*made)
 
     def _take(self) -> None:
         """All crops that have been made by now, without waiting for more."""
-        while self._waiting():
-            self.pool.put(*next(self.feed))
-
-    def _waiting(self) -> bool:
-        queue = getattr(self.feed, "_data_queue", None)
-        return queue is not None and not queue.empty()
+        while not self.made.empty():
+            self._put(self.made.get())
 
     def teach(self, learners: list[Learner], until: float, teacher: Tab | None = None) -> None:
         """Train them at once until a time (of time.time()), the rate on one cosine; leave name.safetensors of each."""
@@ -362,10 +385,13 @@ def teach_all(room: Schoolroom, teacher: Learner, pupils: list[Learner], seconds
     """The teacher for so many seconds, then all pupils for so many."""
     torch.backends.cudnn.benchmark = True
     room.open()
-    room.say("the first crops are there")
-    room.teach([teacher], time.time() + seconds[0])
-    if pupils:
-        wise = teacher.average.model()
-        teacher.model.cpu()
-        del teacher.objective, teacher.optimiser, teacher.average, teacher.good
-        room.teach(pupils, time.time() + seconds[1], wise)
+    try:
+        room.say("the first crops are there")
+        room.teach([teacher], time.time() + seconds[0])
+        if pupils:
+            wise = teacher.average.model()
+            teacher.model.cpu()
+            del teacher.objective, teacher.optimiser, teacher.average, teacher.good  # the card's memory is the pupils'
+            room.teach(pupils, time.time() + seconds[1], wise)
+    finally:
+        room.close()

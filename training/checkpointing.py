@@ -107,10 +107,15 @@ def faces_seen(start: Path) -> int:
 def pack(source: Path, out: Path) -> None:
     """Write a checkpoint with its kernels in float16, at half the size: to keep, and to --start from."""
     model, card = load_checkpoint(source)
+    save_checkpoint(out, halved(model), card)
+
+
+def halved(model: Tab) -> Tab:
+    """The same network, its kernels in float16: to be saved."""
     for module in model.modules():
         if isinstance(module, torch.nn.Conv2d):
             module.weight.data = module.weight.data.half()
-    save_checkpoint(out, model, card)
+    return model
 
 
 def mix(new: Path, old: Path, kept: float, out: Path) -> None:
