@@ -104,9 +104,9 @@ def test_a_teacher_and_its_pupils_learn_and_are_left_as_checkpoints(tmp_path):
     recipe = with_shares(RECIPES["settle"], [])
     sets = {"human": drawn_faces(8)}
     room = Schoolroom(
-        sets, recipe, tmp_path, torch.device("cpu"), workers=1, pool_size=64, batch=4, save_every=3, say=told.append
+        sets, recipe, tmp_path, torch.device("cpu"), workers=1, pool_size=64, batch=4, save_every=0, say=told.append
     )
-    teach_all(room, learner("wide"), [learner("narrow"), learner("small", crop_size=192)], (8, 8))
+    teach_all(room, learner("wide"), [learner("narrow"), learner("small", crop_size=192)], (3, 3))
     for name in ("wide", "narrow", "small"):
         network, card = load_checkpoint(tmp_path / f"{name}.safetensors")
         assert card.figures["faces_seen"] >= 4 and "human" in card.training_data
