@@ -413,6 +413,7 @@ def test_of_hidden_faces_nothing_is_drawn_unless_asked_for():
     [
         (["--hide", "pixelate"], "blur"),
         (["--hide-all-but", "1"], "give --hide blur"),
+        (["--margin", "1"], "give --hide blur"),
         (["--hide", "blur", "--hide-all-but", "me"], "give ids like 1 or 1,4"),
         (["--hide", "blur", "--margin", "-1"], "--margin"),
     ],

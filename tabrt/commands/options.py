@@ -176,6 +176,8 @@ class HidingOptions(TrackingOptions):
         super().__post_init__()
         if self.hide_all_but is not None and self.hide is None:
             raise typer.BadParameter(f"--hide-all-but says whom --hide leaves out; give --hide {HIDES[0]}, too")
+        if self.margin != DEFAULT_MARGIN and self.hide is None:
+            raise typer.BadParameter(f"--margin says how far --hide reaches; give --hide {HIDES[0]}, too")
         _ = self.shown_ids
 
     @property
