@@ -14,6 +14,12 @@ from non_faces import NON_FACES
 
 from tabrt.faces import Frame, Scene
 from tabrt.film.reading import open_film
+from tabrt.geometry import Crop
+from tabrt.topology import WFLW98
+from tabrt.tracking.cuts import Change
+from tabrt.tracking.identities import Identities, Track
+from tabrt.tracking.looking import Look
+from tabrt.tracking.smoothing import Smoother
 from tabrt.tracking.tracker import Tracker
 
 PORTRAIT = Path(__file__).parent / "data" / "astronaut.png"
@@ -255,3 +261,23 @@ def test_a_film_that_hangs_upside_down_has_right_points_or_none():
         for face in scene.faces:
             error = np.linalg.norm(last - face.raw - points, axis=1).mean() / face.box.width
             assert error < 0.05
+
+
+@pytest.mark.parametrize("surer", [0, 1])
+@pytest.mark.parametrize("apart, faces", [(0.0, 1), (0.5, 2)])  # the same eyes; two heads, forehead to forehead
+def test_of_two_readings_of_one_face_the_one_upside_down_goes(surer: int, apart: float, faces: int):
+    with Tracker() as tracker:
+        (face,) = tracker.still(cv2.imread(str(PORTRAIT))).faces
+    eyes = face.raw[60:76].mean(axis=0) - (0, apart * face.box.height)
+    points = face.raw, 2 * eyes - face.raw
+    identities = Identities()
+    for number, (each, roll) in enumerate(zip(points, (0.0, np.pi), strict=True)):
+        confidence = np.full(98, 0.7 if number == surer else 0.6, np.float32)
+        crop = Crop(tuple(each.mean(axis=0)), 1.5 * face.box.width, roll)
+        look = Look(crop, each, confidence, roll, np.zeros((32, 32, 3), np.uint8))
+        track = Track(look, 0.0, Smoother(0.7, WFLW98))
+        identities.believe(track)
+        identities.tracks.append(track)
+    identities.follow([track.look for track in identities.tracks], Change.NONE, 1 / RATE)
+    assert len(identities.believed) == faces
+    assert surer + 1 in {track.id for track in identities.believed}

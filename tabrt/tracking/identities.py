@@ -22,6 +22,8 @@ RETURN_SPEED = 0.8  # … and how much farther for each second that it was lost
 RETURN_GROWTH = 0.5  # largest change of the logarithm of its size
 COLLAPSE = 0.25  # face sides, mean distance of points at which two faces are one
 TIE = 0.1  # doubts closer than this do not tell which of two collapsed faces is the real one
+OPPOSED = -0.7  # cosine between the rolls of two readings of one face, one of them upside down …
+SHARED = 0.25  # … and how much of the smaller box lies in the other: eyes and brows. Foreheads that touch share none
 STEADY = 0.25  # face sides that points may move across a suspected cut of one and the same face
 SPEED_SECONDS = 0.1  # over which a face's speed is averaged
 USUAL_SECONDS = 1.0  # in which a face's usual confidence follows one that is lower; a higher one it takes at once
@@ -135,7 +137,7 @@ class Identities:
                 kept.append(track)
             elif track.id:
                 self.lost.append(track)
-        self.tracks = kept
+        self.tracks = [track for track in kept if not any(misread(track, other) for other in kept)]
 
     def check(self, agreed: dict[Track, bool]) -> None:
         """Take in which doubtful faces the detector sees too; one that it has not seen for long is lost."""
@@ -189,6 +191,13 @@ def collapsed(a: Track, b: Track) -> bool:
     """Whether two tracks lie on one face."""
     distance = float(np.linalg.norm(a.look.points - b.look.points, axis=1).mean())
     return distance < COLLAPSE * min(a.side, b.side) or intersection_over_minimum(a.box, b.box) > 0.8
+
+
+def misread(track: Track, other: Track) -> bool:
+    """Whether a track reads the other one's face upside down: about the same eyes, and less surely."""
+    opposed = math.cos(track.look.roll - other.look.roll) < OPPOSED
+    shared = opposed and intersection_over_minimum(track.box, other.box) > SHARED
+    return shared and track.look.score < other.look.score
 
 
 def _distance(lost: Track, found: Track) -> float:

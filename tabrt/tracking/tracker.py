@@ -25,7 +25,7 @@ from tabrt.topology import WFLW98, topology_named
 from tabrt.tracking.clock import Clock
 from tabrt.tracking.cuts import Change, Cuts
 from tabrt.tracking.frames import as_frame, frames_of
-from tabrt.tracking.identities import Identities, Track, collapsed, overlap
+from tabrt.tracking.identities import Identities, Track, collapsed, misread, overlap
 from tabrt.tracking.looking import Look, Looking
 from tabrt.tracking.pixels import as_shown, as_stored
 from tabrt.tracking.schedule import Schedule
@@ -254,7 +254,7 @@ class Tracker:
         if look.score < self._min_score + NEW_MARGIN or not look.is_sound(image.shape):
             return False
         track = Track(look, now, Smoother(self._smoothing, self.topology))
-        if any(collapsed(track, other) for other in self._identities.tracks):
+        if any(collapsed(track, other) or misread(track, other) for other in self._identities.tracks):
             return False
         if not self._identities.re_identify(track):
             agreed = math.inf if look.score >= SURE_SCORE else self._agreement(look, image)
