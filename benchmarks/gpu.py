@@ -29,7 +29,7 @@ from tabrt.network.deployed import torch_maps
 from tabrt.variants import variant_name
 
 WARM_UP = 1.0  # s at least: an idle card takes most of that to raise its clock
-PATIENCE = 3.0  # s at most
+PATIENCE = 10.0  # s at most
 AGREEING = 10  # medians in a row
 AGREEMENT = 0.03  # of each other
 GROUP = 5  # runs that a median is taken of

@@ -474,7 +474,7 @@ def test_where_no_face_is_maps_are_pulled_flat(name):
     assert faceless(points, known).tolist() == [False, True, False]
     maps = torch.randn(3, 98, 64, 64, requires_grad=True)
     objective = Objective(Tab(TINY), dataclasses.replace(recipe(), loss=name), "all")
-    objective._loss(maps, [torch.zeros(3, 16, 64, 64)], points, torch.zeros(3, 16, 64, 64), known)[0].backward()
+    objective.loss(maps, [torch.zeros(3, 16, 64, 64)], points, torch.zeros(3, 16, 64, 64), known)[0].backward()
     pull = -maps.grad[1].detach()
     level = maps[1].detach() - (maps[1].mean(dim=(1, 2), keepdim=True).detach() if name != "mse" else 0)
     assert not maps.grad[2].any()

@@ -36,15 +36,16 @@ MIN_SCORE = 0.4  # below, a followed face is lost: lower than for new ones, so t
 NEW_MARGIN = 0.05  # by which a new face's score must lie above that
 SURE_CONFIDENCE = 0.6  # a followed face below it must be seen by the detector too, now and then
 SURE_SCORE = 0.85  # from here on a new face is believed at once; below, the detector must see it there too:
-# the network's score and a share of the detector's certainty, in the mean of so many frames. Measured, each at best:
-# all of 206 profiles that are found and of 52 children reach 0.64 and more; jumpers, tables and necks 0.66 in a single
-# frame, one of 324 pictures without people 0.69 and the others 0.63, a drawn doll 0.64 in the first frame alone.
-CERTAINTY_SHARE = 0.2
-AGREED = 0.64
+# the network's score and a share of the detector's certainty, in the mean of so many frames. Measured in single pictures,
+# `tab1-lite`: 207 of 208 profiles reach 0.80 and more, 52 children 0.77; a suit 0.76, 361 pictures without people 0.72.
+CERTAINTY_SHARE = 0.4
+AGREED = 0.765
+# Surer of everything: profiles and children 0.90 and more, the others up to 0.88; of `base` 0.83 and 0.80.
+AGREED_OF_WIDTH = {"nano": 0.89, "base": 0.82}
+AGREED_AT_ONCE = 0.085  # above that
 CONFIRMING = 4
-AGREED_AT_ONCE = 0.72
 HOPELESS = 0.05  # what scores less when looked at twice is not looked at again; what became a face had 0.1 and more
-STILL_AGREED = 0.54  # of a face that has been confirmed
+STILL_SHARE, STILL_AGREED = 0.2, 0.54  # the same of a face that has been confirmed
 REFUSED_SECONDS = 2.0  # before what was not confirmed is looked at again
 LOST_BY_A_FORK = {"openvino", "tensorrt", "torch", "mediapipe"}  # engines and detectors whose threads a child lacks
 
@@ -102,6 +103,7 @@ class Tracker:
         self.engine = self._own(load_engine(model, engine, threads, device)) if isinstance(engine, str) else engine
         self._detector = self._own(Detector(detector)) if isinstance(detector, str) else detector
         self.topology = topology_named(self.engine.card.topology)
+        self._agreed = AGREED_OF_WIDTH.get(self.engine.card.width, AGREED)
         self.seconds = dict.fromkeys(("detect", "crop", "network", "maps", "smooth"), 0.0)
         self._stage = {name: Stage(self.seconds, name) for name in self.seconds}.__getitem__
         self._looking = Looking(self.engine, self.topology, boundaries, self._stage)
@@ -217,7 +219,7 @@ class Tracker:
             boxes = self._detector(image, self._faces, thorough=first)
         self._refused = [(box, since) for box, since in self._refused if now - since < REFUSED_SECONDS]
         unsure = [track for track in self._identities.tracks if track.confirmed and track.box.score < SURE_CONFIDENCE]
-        agreed = [self._agreement(track.look, image) >= STILL_AGREED for track in unsure]
+        agreed = [self._agreement(track.look, image, STILL_SHARE) >= STILL_AGREED for track in unsure]
         self._identities.check(dict(zip(unsure, agreed, strict=True)))
         unknown = self._identities.unknown(boxes)
         room = self._faces - len(self._identities.tracks)
@@ -258,10 +260,10 @@ class Tracker:
             return False
         if not self._identities.re_identify(track):
             agreed = math.inf if look.score >= SURE_SCORE else self._agreement(look, image)
-            if agreed >= AGREED_AT_ONCE:
+            if agreed >= self._agreed + AGREED_AT_ONCE:
                 self._identities.believe(track)
             elif self._count == 0:  # perhaps a still: nothing more will be known of it
-                if agreed < AGREED:
+                if agreed < self._agreed:
                     return False
                 self._identities.believe(track, confirmed=False)
         self._identities.tracks.append(track)
@@ -274,19 +276,19 @@ class Tracker:
             if track.look.score >= SURE_SCORE:
                 self._identities.believe(track)
             elif len(track.evidence) == CONFIRMING:
-                if np.mean(track.evidence) >= AGREED:
+                if np.mean(track.evidence) >= self._agreed:
                     self._identities.believe(track)
                 else:
                     self._identities.drop([track])
                     self._refused.append((track.box, now))
 
-    def _agreement(self, look: Look, image: np.ndarray) -> float:
+    def _agreement(self, look: Look, image: np.ndarray, share: float = CERTAINTY_SHARE) -> float:
         """The network's score of a face, and a share of how certain a detector is of it."""
         ask = getattr(self._detector, "certainty", None)
         if ask is None:  # one that was lent, and knows boxes alone
-            return look.score + CERTAINTY_SHARE
+            return look.score + share
         with self._stage("detect"):
-            return look.score + CERTAINTY_SHARE * ask(image, look.points, look.roll)
+            return look.score + share * ask(image, look.points, look.roll)
 
     def _shown(self, frame: Frame, now: float) -> tuple[Face, ...]:
         lens = self._lens(*frame.image.shape[1::-1]) if self.topology is WFLW98 else None
