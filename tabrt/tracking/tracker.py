@@ -36,8 +36,9 @@ MIN_SCORE = 0.4  # below, a followed face is lost: lower than for new ones, so t
 NEW_MARGIN = 0.05  # by which a new face's score must lie above that
 SURE_CONFIDENCE = 0.6  # a followed face below it must be seen by the detector too, now and then
 SURE_SCORE = 0.85  # from here on a new face is believed at once; below, the detector must see it there too:
-# the network's score and a share of the detector's certainty, in the mean of so many frames. Measured in single pictures,
-# `tab1-lite`: 207 of 208 profiles reach 0.80 and more, 52 children 0.77; a suit 0.76, 361 pictures without people 0.72.
+# the network's score and a share of the detector's certainty, in the mean of so many frames. Measured in single
+# pictures, with `tab1-lite`: 207 of 208 profiles reach 0.80 and more, 52 children 0.77; a suit 0.76, 361 pictures
+# without people 0.72.
 CERTAINTY_SHARE = 0.4
 AGREED = 0.765
 # Surer of everything: profiles and children 0.90 and more, the others up to 0.88; of `base` 0.83 and 0.80.
