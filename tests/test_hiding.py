@@ -32,6 +32,7 @@ from tabrt.hiding.report import Report
 from tabrt.sinks import read_landmarks
 from tabrt.topology import WFLW98
 from tabrt.tracking import Tracker
+from tabrt.variants import SHIPPED
 
 ASTRONAUT = Path(__file__).parent / "data" / "astronaut.png"
 Run = Callable[..., subprocess.CompletedProcess]
@@ -86,6 +87,17 @@ def test_neither_network_nor_detector_finds_a_hidden_face(mode, tracker: Tracker
             boxes = detector(image, 10)
             assert not any(region.holds(box.centre) for box in boxes for region in regions)
     assert not hiding.report.left
+
+
+@pytest.mark.parametrize("model", SHIPPED)
+def test_no_model_takes_a_suit_below_a_hidden_face_for_one(model):
+    small = cv2.resize(read_image(ASTRONAUT), None, fx=0.4, fy=0.4, interpolation=cv2.INTER_AREA)
+    with Tracker(model=model) as tracker, Hiding("black", WFLW98) as hiding:
+        scene = tracker.still(small)
+        assert len(scene.faces) == 1
+        image = small.copy()
+        hiding.still(image, scene)
+        assert not tracker.still(image).faces
 
 
 @pytest.mark.parametrize("mode", MODES)
