@@ -5,14 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from small_network import random_checkpoint
 from synthetic_faces import drawn_faces
+from typer.testing import CliRunner
 
+from tabrt.errors import TabrtError
 from tabrt.heatmaps import render_boundaries
 from tabrt.network import Tab, TabConfig
 from tabrt.network.checkpoint import load_checkpoint
 from tabrt.topology import WFLW98
 from training.batches import known_boundaries, scaled
 from training.card import Learner, Pool, Schoolroom, boundary_maps, distance_from, sized, teach_all, varied
+from training.commands import app
 from training.recipes import RECIPES, with_shares
 
 TINY = {"stem": "slim", "channels": 8, "balt_channels": 2}
@@ -114,6 +118,12 @@ def test_a_teacher_and_its_pupils_learn_and_are_left_as_checkpoints(tmp_path):
         assert any(not torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert list(tmp_path.glob("wide-*s.safetensors"))
     assert any("wide:" in line for line in told) and any("narrow, small:" in line for line in told)
+
+
+def test_a_network_of_another_scheme_is_refused(tmp_path):
+    other = random_checkpoint(tmp_path, topology="300w68")
+    result = CliRunner().invoke(app, ["teach", "--teacher", str(other), "--out", str(tmp_path / "out")])
+    assert isinstance(result.exception, TabrtError) and "300w68" in str(result.exception)
 
 
 def test_weights_that_are_not_finite_are_taken_back_at_half_the_rate():

@@ -314,7 +314,7 @@ class Schoolroom:
         sums = {learner.name: torch.zeros(3, device=self.device) for learner in learners}
         told, told_at = 0, begun
         while (now := time.time()) < until or number == 0:
-            done = min(1.0, (now - begun) / (until - begun))
+            done = min(1.0, (now - begun) / max(until - begun, 1e-3))
             share = min(1.0, done / _WARMUP) * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
             self._take()
             try:

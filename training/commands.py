@@ -137,15 +137,19 @@ def teach(
 
     def learner(name: str, rate: float) -> Learner:
         path = checkpoint_named(name)
-        return Learner(path.stem, load_checkpoint(path)[0].float(), rate)
+        network = load_checkpoint(path)[0].float()
+        if network.config.topology != "wflw98":
+            raise TabrtError(f"{name} gives {network.config.topology} points; teach needs networks of wflw98")
+        return Learner(path.stem, network, rate)
 
-    sets, _ = shared_faces(root, cache)
-    where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    first = learner(teacher, rates[0])
+    others = [learner(name, rates[1]) for name in pupils.split(",") if name]
     plan = with_shares(recipe_named(recipe), share or [])
+    where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    sets, _ = shared_faces(root, cache)
     out.mkdir(parents=True, exist_ok=True)
     room = Schoolroom(sets, plan, out, where, workers, pool, batch, say=typer.echo, seed=seed)
-    names = [name for name in pupils.split(",") if name]
-    teach_all(room, learner(teacher, rates[0]), [learner(name, rates[1]) for name in names], seconds)
+    teach_all(room, first, others, seconds)
 
 
 @app.command()
