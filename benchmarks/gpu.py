@@ -118,7 +118,7 @@ def _batches(
     for batch in _sizes(effort, on_card, title, precision):
         runs = pick(effort, 200, 200 if batch == 1 else 50, 3) if on_card else pick(effort, 20, 5, 3)
         pictures = np.repeat(crops(1), batch, axis=0)
-        at_least = 0.0 if effort == "smoke" or device.where != "cuda" else WARM_UP if batch == 1 else 0.5
+        at_least = 0.0 if effort == "smoke" or not on_card else WARM_UP if batch == 1 else 0.5
         steady = warm_up(functools.partial(runner.call, pictures), at_least)
         before = gpu_state.look()
         network = None

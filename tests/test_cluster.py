@@ -15,8 +15,9 @@ import pytest
 from conftest import CLIP, TIMES
 
 from tabrt.commands import cluster as clusters
-from tabrt.commands.cluster import anywhere, on_cluster
+from tabrt.commands.cluster import anywhere, cluster_runner
 from tabrt.commands.films import films
+from tabrt.commands.jobs import Outcome
 from tabrt.commands.options import VideoOptions, VideosOptions
 from tabrt.commands.progress import Standing
 from tabrt.errors import TabrtError
@@ -45,6 +46,11 @@ class Watch:
             self.begun[number] += 1
         else:
             self.standings.append((number, now))
+
+
+def on_cluster(jobs: list[VideoOptions], watch: Watch, address: str) -> Iterator[Outcome]:
+    with cluster_runner(address) as run:
+        yield from run(jobs, watch)
 
 
 def lines_in(path: Path) -> int:

@@ -25,18 +25,13 @@ PERHAPS_PATHS = ("model", "fov")  # a model's name or file, degrees or a file
 ENDING = ("closing", "closed", "failed")  # states of a worker
 
 
-def on_cluster(jobs: Sequence[Job], watch: Watcher, address: str) -> Iterator[Outcome]:
-    """Do jobs on the workers of the scheduler at `address`. A job whose worker is lost is done again by another one.
-
-    Closing this breaks off the jobs that are being done, their files closed. Raises TabrtError where nothing answers.
-    """
-    with cluster_runner(address) as run:
-        yield from run(jobs, watch)
-
-
 @contextmanager
 def cluster_runner(address: str) -> Iterator[Runner]:
-    """What does that while the scheduler is connected. Raises TabrtError where nothing answers, before any job."""
+    """What does jobs on the workers of the scheduler at `address`, while that is connected.
+
+    A job whose worker is lost is done again by another one. Closing the outcomes breaks off the jobs that are being
+    done, their files closed. Raises TabrtError where nothing answers, before any job.
+    """
     with _client(address) as client:
         yield lambda jobs, watch: iter(_Run(client, jobs, watch))
 
