@@ -9,7 +9,7 @@ from tabrt.network import Tab
 
 
 class Average:
-    """The running average of weights and batch-normalisation statistics. decay 0: the weights of the last step.
+    """The running average of a model's weights and statistics (batch normalisation). decay 0: those of the last step.
 
     origin, kept: the weights that training started from, and their share of the network given out. A network between
     the two keeps more of what it knew than it gives up of what it has learnt (Wortsman and others: Robust fine-tuning).
@@ -19,18 +19,17 @@ class Average:
         self.decay, self.origin, self.kept = decay, origin, kept
         self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
         self.config = model.config
+        new = {name: value.detach() for name, value in model.state_dict().items()}  # training changes them in place
+        floats = [name for name, value in new.items() if value.is_floating_point()]
+        self._kept, self._new = [self.state[name] for name in floats], [new[name] for name in floats]
+        self._counts = [(self.state[name], value) for name, value in new.items() if not value.is_floating_point()]
 
-    def update(self, model: Tab, step: int) -> None:
+    def update(self, step: int) -> None:
         """Take in the weights after a step. The first steps count more, so that the start is forgotten soon."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        kept, new = [], []
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                kept.append(self.state[name])
-                new.append(value.detach())
-            else:
-                self.state[name].copy_(value)
-        torch._foreach_lerp_(kept, new, 1 - decay)
+        torch._foreach_lerp_(self._kept, self._new, 1 - decay)
+        for kept, value in self._counts:
+            kept.copy_(value)
 
     def load(self, state: dict[str, Tensor]) -> None:
         for name, value in state.items():

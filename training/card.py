@@ -38,6 +38,8 @@ from training.recipes import Recipe
 from training.sets import FaceSet
 
 Lines = tuple[tuple[int, ...] | None, ...]
+_LINES = WFLW98.boundary_lines  # asked for once: what is compiled cannot ask
+View = Callable[[Tensor], Tensor]
 _AT_ONCE = 64  # crops that a process makes before it hands them over
 _FIRST = 2048  # crops there before training begins
 _WARMUP, _PLAIN = 0.04, 0.85  # shares of the time: until the full rate; from where crops are seen as they came
@@ -185,6 +187,24 @@ def distance_from(teacher: Tensor, pupil: Tensor, face: Tensor) -> Tensor:
     return (each * face).sum() / face.sum().clamp(min=1)
 
 
+def _view(teacher: Tab | None, device: torch.device) -> View | None:
+    """What a teacher makes of crops (B, S, S, 3) uint8: its landmark maps."""
+    if teacher is None:
+        return None
+    network = _compiled(teacher, device)
+
+    def view(crops: Tensor) -> Tensor:
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+            return network(normalise(crops).contiguous(memory_format=torch.channels_last)).landmarks
+
+    return view
+
+
+def _compiled(function: Callable, device: torch.device) -> Callable:
+    """A function or network with its kernels fused, where that pays: on a card the network waits for its memory."""
+    return torch.compile(function, dynamic=False) if device.type == "cuda" else function
+
+
 @dataclass
 class Learner:
     """A network that learns: what of, and at which rate at most."""
@@ -203,12 +223,13 @@ class Learner:
         self.average = Average(self.model, _KEEP)
         self.good = copy.deepcopy(self.model.state_dict())
         self.slower = 1.0
+        self.losses = _compiled(self._losses, device)
 
-    def step(self, crops: Tensor, points: Tensor, lines: Lines, share: float, number: int, teacher: Tensor | None):
-        """One step at this share of the rate. Returns the losses (labels, boundaries, teacher) on the device."""
+    def _losses(self, crops: Tensor, points: Tensor, teacher: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What is to become less, and what it is made of (labels, boundaries, teacher)."""
         objective, size = self.objective, self.model.config.crop_size
         pixels, marks = sized(crops, points, size)
-        maps, known = boundary_maps(marks, lines, size // STRIDE)
+        maps, known = boundary_maps(marks, _LINES, size // STRIDE)
         x = normalise(pixels).contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, torch.bfloat16):
             output = self.model(x)
@@ -217,14 +238,24 @@ class Learner:
         if teacher is not None:
             taught = distance_from(teacher, output.landmarks, ~faceless(marks, known))
             loss = loss + taught
+        return loss, torch.stack([land, edge, taught.detach()])
+
+    def warm(self, crops: Tensor, points: Tensor, teacher: Tensor | None) -> None:
+        """A step that changes no weight: whatever must be compiled is."""
+        self.losses(crops, points, teacher)[0].backward()
         self.optimiser.zero_grad(set_to_none=True)
+
+    def step(self, crops: Tensor, points: Tensor, teacher: Tensor | None, share: float, number: int) -> Tensor:
+        """One step at this share of the rate. Returns the losses (labels, boundaries, teacher) on the device."""
+        loss, parts = self.losses(crops, points, teacher)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate * self.slower * share
         self.optimiser.step()
-        self.average.update(self.model, number)
-        return torch.stack([land, edge, taught.detach()])
+        self.optimiser.zero_grad(set_to_none=True)
+        self.average.update(number)
+        return parts
 
     def sound(self) -> bool:
         """Whether the weights are finite; where not, the last ones that were come back, and the rate is halved."""
@@ -304,12 +335,15 @@ class Schoolroom:
         while not self.made.empty():
             self._put(self.made.get())
 
-    def teach(self, learners: list[Learner], until: float, teacher: Tab | None = None) -> None:
-        """Train them at once until a time (of time.time()), the rate on one cosine; leave name.safetensors of each."""
+    def teach(self, learners: list[Learner], seconds: float, teacher: Tab | None = None) -> None:
+        """Train them at once for so long, the rate on one cosine; leave name.safetensors of each."""
+        view = _view(teacher, self.device)
         for learner in learners:
             learner.begin(self.recipe, self.device)
+        self._warm(learners, view)
         cards = {learner.name: self._card(learner) for learner in learners}
         begun = time.time()
+        until = begun + seconds
         saved, number, seen, came = begun, 0, 0, self.pool.made
         sums = {learner.name: torch.zeros(3, device=self.device) for learner in learners}
         told, told_at = 0, begun
@@ -318,7 +352,9 @@ class Schoolroom:
             share = min(1.0, done / _WARMUP) * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
             self._take()
             try:
-                self._lesson(learners, teacher, share, number, done > _PLAIN, sums)
+                crops, points, maps = self._lesson(view, done > _PLAIN)
+                for learner in learners:
+                    sums[learner.name] += learner.step(crops, points, maps, share, number)
             except torch.cuda.OutOfMemoryError:
                 if self.batch <= 32:
                     raise
@@ -348,19 +384,18 @@ class Schoolroom:
             f"{', '.join(cards)}: {seen:,} faces in {time.time() - begun:.0f} s, {self.pool.made - came:,} new ones"
         )
 
-    def _lesson(
-        self, learners: list[Learner], teacher: Tab | None, share: float, number: int, plain: bool,
-        sums: dict[str, Tensor],
-    ) -> None:  # fmt: skip
-        """One step of each on the same crops."""
+    def _lesson(self, view: View | None, plain: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Crops, their points, and the teacher's maps of them."""
         crops, points = varied(*self.pool.draw(self.batch), WFLW98, plain)
-        maps = None
-        if teacher is not None:
-            with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16):
-                maps = teacher(normalise(crops).contiguous(memory_format=torch.channels_last)).landmarks
-            maps = maps.clone()
+        return crops, points, None if view is None else view(crops)
+
+    def _warm(self, learners: list[Learner], view: View | None) -> None:
+        """Whatever must be compiled is, before the time runs."""
+        begun = time.time()
+        lesson = self._lesson(view, plain=False)
         for learner in learners:
-            sums[learner.name] += learner.step(crops, points, WFLW98.boundary_lines, share, number, maps)
+            learner.warm(*lesson)
+        self.say(f"ready after {time.time() - begun:.0f} s")
 
     def _tell(
         self, learners, sums, told: int, seconds: float, seen: int, came: int, share: float, since: float
@@ -387,11 +422,12 @@ def teach_all(room: Schoolroom, teacher: Learner, pupils: list[Learner], seconds
     room.open()
     try:
         room.say("the first crops are there")
-        room.teach([teacher], time.time() + seconds[0])
+        room.teach([teacher], seconds[0])
         if pupils:
             wise = teacher.average.model()
             teacher.model.cpu()
-            del teacher.objective, teacher.optimiser, teacher.average, teacher.good  # the card's memory is the pupils'
-            room.teach(pupils, time.time() + seconds[1], wise)
+            # The card's memory is the pupils'.
+            del teacher.losses, teacher.objective, teacher.optimiser, teacher.average, teacher.good
+            room.teach(pupils, seconds[1], wise)
     finally:
         room.close()

@@ -144,7 +144,7 @@ class _Run:
         for tensors in loader(self.sets, self.recipe.augmentation, plan, self.workers, self.card.crop_size):
             rate = learning_rate(phase, self.step, steps, per_epoch)
             losses = self._train_step(objective, optimiser, rate, fabric.to_device(tensors))
-            average.update(self.model, self.step)
+            average.update(self.step)
             self.step += 1
             self.journal.add(self.step, losses, rate, batch)
             validated = self.step % every == 0 or self.step == steps

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from tabrt.engines.engine import CPU, OUTPUTS, MapsByName, checkpoint_file
+from tabrt.card import MAX_BATCH
+from tabrt.engines.engine import BATCH_SIZES, CPU, OUTPUTS, MapsByName, checkpoint_file, padded_size
 from tabrt.engines.gpu import DRIVERS, require_gpu
 from tabrt.errors import EngineUnavailable, TabrtError, first_line, install_extra
 from tabrt.hardware import Gpu
@@ -21,6 +25,11 @@ except ModuleNotFoundError as error:
     if (error.name or "").startswith("tabrt"):
         raise
     raise EngineUnavailable(f"engine torch needs {error.name}; {install_extra('export')}") from error
+
+# Graphs are captured one at a time in a process: a capture that meets another may break both.
+capturing = threading.Lock()
+
+log = logging.getLogger("tabrt")
 
 
 def load(path: Path, threads: int | None = None, device: str = "cpu") -> TorchEngine:
@@ -86,6 +95,7 @@ class TorchEngine(MapsByName):
         self.device = CPU
         self._where = "cpu"
         self._module: Deployed | None = Deployed(network).eval()
+        self._launches: dict[int, Callable[[], tuple[torch.Tensor, ...]]] = {}  # on a GPU, by batch size
         self._lock = threading.Lock()
 
     def move(self, where: str, device: str) -> None:
@@ -93,20 +103,67 @@ class TorchEngine(MapsByName):
         with self._lock:
             self._module = self._module and self._module.to(where)
             self._where, self.device = where, device
+            if where == "cuda":
+                with capturing, _exact():
+                    self._capture()
+
+    def _capture(self) -> None:
+        """The kernels of each batch size as one CUDA graph: started by themselves, each waits for Python."""
+        module, size = self._module, self.card.crop_size
+        assert module is not None
+        self._crops = torch.zeros((MAX_BATCH, size, size, 3), dtype=torch.uint8, device=self._where)
+        self._stream, pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
+        try:
+            for count in BATCH_SIZES:
+                with torch.cuda.stream(self._stream):  # what a first run chooses or allocates cannot be captured
+                    module(self._crops[:count])
+                self._stream.synchronize()
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
+                    maps = module(self._crops[:count])
+                self._launches[count] = _replayed(graph, maps)
+        except RuntimeError as error:
+            log.warning("CUDA graphs cannot be captured (%s); running without", first_line(error))
+            self._launches = {}
 
     def _run(self, crops: np.ndarray, *outputs: str) -> tuple[np.ndarray, ...]:
-        # TF32 has ten bits of mantissa: not the reference. The flag is per thread of execution, so set around each run.
-        with self._lock, torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with self._lock, _exact():
             if self._module is None:
                 raise TabrtError("the engine is closed; load it again with load_engine")
             try:
-                maps = dict(zip(OUTPUTS, self._module(torch.from_numpy(crops).to(self._where)), strict=True))
+                maps = dict(zip(OUTPUTS, self._maps(self._module, torch.from_numpy(crops)), strict=True))
                 return tuple(maps[name].cpu().numpy() for name in outputs)
             except RuntimeError as error:
                 raise TabrtError(f"the {self.device} failed while running: {first_line(error)}") from error
 
+    def _maps(self, module: Deployed, crops: torch.Tensor) -> list[torch.Tensor]:
+        if not self._launches:
+            return list(module(crops.to(self._where)))
+        count = len(crops)
+        with torch.cuda.stream(self._stream):
+            self._crops[:count].copy_(crops)
+            maps = [part[:count] for part in self._launches[padded_size(count)]()]
+        self._stream.synchronize()
+        return maps
+
     def close(self) -> None:
         with self._lock:
             self._module = None
+            self._launches = {}
             if self._where != "cpu":
                 torch.cuda.empty_cache()
+
+
+def _replayed(graph: torch.cuda.CUDAGraph, maps: tuple[torch.Tensor, ...]) -> Callable[[], tuple[torch.Tensor, ...]]:
+    def launch() -> tuple[torch.Tensor, ...]:
+        graph.replay()
+        return maps
+
+    return launch
+
+
+@contextlib.contextmanager
+def _exact() -> Iterator[None]:
+    """Without TF32, which has ten bits of mantissa: not the reference. The flag is per thread of execution."""
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield

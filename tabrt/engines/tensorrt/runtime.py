@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
-import threading
 from importlib import metadata
 from pathlib import Path
 from typing import Protocol
@@ -18,13 +17,10 @@ from tabrt.engines.gpu import TENSORRT_RTX, require_library
 from tabrt.engines.tensorrt import building
 from tabrt.engines.tensorrt.cache import Cache
 from tabrt.engines.tensorrt.running import GpuProgram, Kernels
-from tabrt.engines.torch import require_cuda
+from tabrt.engines.torch import capturing, require_cuda
 from tabrt.errors import EngineUnavailable, TabrtError, first_line
 from tabrt.network.deployed import Deployed
 from tabrt.network.tab import Tab
-
-# Graphs are captured one at a time in a process: a capture that meets another may break both.
-_capturing = threading.Lock()
 
 log = logging.getLogger("tabrt")
 
@@ -93,7 +89,7 @@ class CudaRuntime:
 
     def start(self, plan: bytes, card: ModelCard) -> Program:
         kernels = _SealedKernels(self._cache, card.name) if self._rtx else None
-        with _capturing:
+        with capturing:
             try:
                 return GpuProgram(plan, card, self._tensorrt, kernels)
             except EngineUnavailable:
