@@ -8,6 +8,7 @@ pupils learn at once, from the labels and from its maps (Hinton and others: Dist
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import queue
 import threading
@@ -24,11 +25,12 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from tabrt.card import ModelCard
+from tabrt.errors import first_line
 from tabrt.geometry import CROP_SIZE, STRIDE
 from tabrt.heatmaps import CELL_OFFSET, GAUSSIAN_SIGMA
 from tabrt.network import Tab
 from tabrt.network.checkpoint import save_checkpoint
-from tabrt.network.tab import normalise
+from tabrt.network.tab import IMAGE_MEAN, IMAGE_STD
 from tabrt.topology import WFLW98, Topology
 from training.averaging import Average
 from training.batches import Crops
@@ -38,14 +40,19 @@ from training.recipes import Recipe
 from training.sets import FaceSet
 
 Lines = tuple[tuple[int, ...] | None, ...]
-_LINES = WFLW98.boundary_lines  # asked for once: what is compiled cannot ask
-View = Callable[[Tensor], Tensor]
+Lesson = tuple[Tensor, ...]  # crops as the network wants them, points, and a teacher's maps if there is one
 _AT_ONCE = 64  # crops that a process makes before it hands them over
 _FIRST = 2048  # crops there before training begins
 _WARMUP, _PLAIN = 0.04, 0.85  # shares of the time: until the full rate; from where crops are seen as they came
 _KEEP = 0.998  # decay of the weights' average, per step
 _CLIP = 5.0
 _AHEAD = 16  # handfuls of crops that may wait
+
+
+@functools.cache
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers that lie on the device: brought there each time, the card would be waited for each time."""
+    return torch.tensor(values, device=device)
 
 
 class Endless(IterableDataset):
@@ -101,7 +108,7 @@ def varied(crops: Tensor, points: Tensor, topology: Topology, plain: bool) -> tu
     """
     count, size, device = len(crops), crops.shape[1], crops.device
     flip = torch.rand(count, device=device) < 0.5
-    mirrored = points[:, torch.as_tensor(topology.mirror, device=device)]
+    mirrored = points[:, _constant(tuple(topology.mirror.tolist()), device)]
     mirrored = torch.stack([size - 1 - mirrored[..., 0], mirrored[..., 1]], dim=-1)
     points = torch.where(flip[:, None, None], mirrored, points)
     crops = torch.where(flip[:, None, None, None], crops.flip(2), crops)
@@ -154,7 +161,7 @@ def boundary_maps(points: Tensor, lines: Lines, size: int) -> tuple[Tensor, Tens
             maps.append(torch.full((count, size, size), math.inf, device=device))
             known.append(torch.ones(count, dtype=torch.bool, device=device))
             continue
-        through = cells[:, list(line)]
+        through = cells[:, _constant(line, device)]
         whole = torch.isfinite(through).all(dim=2).all(dim=1)
         through = torch.where(whole[:, None, None], through, -1e4)  # far outside: an empty map
         starts, steps = through[:, :-1], through[:, 1:] - through[:, :-1]
@@ -187,22 +194,42 @@ def distance_from(teacher: Tensor, pupil: Tensor, face: Tensor) -> Tensor:
     return (each * face).sum() / face.sum().clamp(min=1)
 
 
-def _view(teacher: Tab | None, device: torch.device) -> View | None:
-    """What a teacher makes of crops (B, S, S, 3) uint8: its landmark maps."""
-    if teacher is None:
-        return None
-    network = _compiled(teacher, device)
-
-    def view(crops: Tensor) -> Tensor:
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-            return network(normalise(crops).contiguous(memory_format=torch.channels_last)).landmarks
-
-    return view
+def as_input(crops: Tensor) -> Tensor:
+    """Crops (B, S, S, 3) uint8 as a network wants them (`normalise`)."""
+    mean, std = (_constant(values, crops.device).view(1, 3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+    planes = (crops.permute(0, 3, 1, 2).float() - 255 * mean) / (255 * std)
+    return planes.contiguous(memory_format=torch.channels_last)
 
 
-def _compiled(function: Callable, device: torch.device) -> Callable:
-    """A function or network with its kernels fused, where that pays: on a card the network waits for its memory."""
-    return torch.compile(function, dynamic=False) if device.type == "cuda" else function
+def _said(teacher: Tab, x: Tensor) -> Tensor:
+    """A teacher's landmark maps of crops."""
+    with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False):
+        return teacher(x).landmarks
+
+
+class Graph:
+    """A function of tensors of fixed shapes as one CUDA graph: one by one its kernels wait for Python to start them."""
+
+    def __init__(self, function: Callable[..., Tensor], inputs: tuple[Tensor, ...]):
+        self.inputs = [part.clone() for part in inputs]
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):  # what a first run chooses or allocates cannot be captured
+                function(*self.inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.synchronize()
+        self.graph = torch.cuda.CUDAGraph()
+        # Loading goes on meanwhile, in another thread.
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+            self.output = function(*self.inputs)
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """The output lies where the next call puts its own."""
+        for held, new in zip(self.inputs, inputs, strict=True):
+            held.copy_(new, non_blocking=True)
+        self.graph.replay()
+        return self.output
 
 
 @dataclass
@@ -216,46 +243,47 @@ class Learner:
     def begin(self, recipe: Recipe, device: torch.device) -> None:
         self.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.objective = Objective(self.model, recipe, "all", half=True).train()
-        fused = device.type == "cuda"
         self.optimiser = torch.optim.AdamW(
-            self.model.parameters(), lr=self.rate, weight_decay=recipe.weight_decay, fused=fused
+            self.model.parameters(), lr=self.rate, weight_decay=recipe.weight_decay, fused=device.type == "cuda"
         )
         self.average = Average(self.model, _KEEP)
         self.good = copy.deepcopy(self.model.state_dict())
         self.slower = 1.0
-        self.losses = _compiled(self._losses, device)
+        self.gradients: Callable[..., Tensor] = self._gradients
 
-    def _losses(self, crops: Tensor, points: Tensor, teacher: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What is to become less, and what it is made of (labels, boundaries, teacher)."""
-        objective, size = self.objective, self.model.config.crop_size
-        pixels, marks = sized(crops, points, size)
-        maps, known = boundary_maps(marks, _LINES, size // STRIDE)
-        x = normalise(pixels).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(x.device.type, torch.bfloat16):
-            output = self.model(x)
-        loss, land, edge = objective.loss(output.landmarks, output.boundaries, marks, maps, known)
-        taught = torch.zeros_like(land)
-        if teacher is not None:
-            taught = distance_from(teacher, output.landmarks, ~faceless(marks, known))
-            loss = loss + taught
-        return loss, torch.stack([land, edge, taught.detach()])
+    def capture(self, lesson: Lesson) -> None:
+        """From here on lessons of this size run as one CUDA graph. Changes no weight."""
+        self.gradients = Graph(self._gradients, lesson)
 
-    def warm(self, crops: Tensor, points: Tensor, teacher: Tensor | None) -> None:
-        """A step that changes no weight: whatever must be compiled is."""
-        self.losses(crops, points, teacher)[0].backward()
-        self.optimiser.zero_grad(set_to_none=True)
+    def lesson(self, crops: Tensor, points: Tensor, told: Tensor | None) -> Lesson:
+        """What this network learns from crops (B, 256, 256, 3) uint8, points (B, L, 2) and a teacher's maps."""
+        pixels, marks = sized(crops, points, self.model.config.crop_size)
+        return (as_input(pixels), marks, *([] if told is None else [told]))
 
-    def step(self, crops: Tensor, points: Tensor, teacher: Tensor | None, share: float, number: int) -> Tensor:
+    def step(self, lesson: Lesson, share: float, number: int) -> Tensor:
         """One step at this share of the rate. Returns the losses (labels, boundaries, teacher) on the device."""
-        loss, parts = self.losses(crops, points, teacher)
-        loss.backward()
+        losses = self.gradients(*lesson)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate * self.slower * share
         self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
         self.average.update(number)
-        return parts
+        return losses
+
+    def _gradients(self, x: Tensor, points: Tensor, told: Tensor | None = None) -> Tensor:
+        """Leave the gradients of the loss, and return what it is made of."""
+        self.optimiser.zero_grad(set_to_none=True)
+        maps, known = boundary_maps(points, WFLW98.boundary_lines, x.shape[-1] // STRIDE)
+        # No cache of weights in bf16: a graph would keep the first ones.
+        with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False):
+            output = self.model(x)
+        loss, land, edge = self.objective.loss(output.landmarks, output.boundaries, points, maps, known)
+        taught = torch.zeros_like(land)
+        if told is not None:
+            taught = distance_from(told, output.landmarks, ~faceless(points, known))
+            loss = loss + taught
+        loss.backward()
+        return torch.stack([land, edge, taught.detach()])
 
     def sound(self) -> bool:
         """Whether the weights are finite; where not, the last ones that were come back, and the rate is halved."""
@@ -337,10 +365,9 @@ class Schoolroom:
 
     def teach(self, learners: list[Learner], seconds: float, teacher: Tab | None = None) -> None:
         """Train them at once for so long, the rate on one cosine; leave name.safetensors of each."""
-        view = _view(teacher, self.device)
         for learner in learners:
             learner.begin(self.recipe, self.device)
-        self._warm(learners, view)
+        view = self._prepare(learners, teacher)
         cards = {learner.name: self._card(learner) for learner in learners}
         begun = time.time()
         until = begun + seconds
@@ -351,19 +378,11 @@ class Schoolroom:
             done = min(1.0, (now - begun) / max(until - begun, 1e-3))
             share = min(1.0, done / _WARMUP) * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
             self._take()
-            try:
-                crops, points, maps = self._lesson(view, done > _PLAIN)
-                for learner in learners:
-                    sums[learner.name] += learner.step(crops, points, maps, share, number)
-            except torch.cuda.OutOfMemoryError:
-                if self.batch <= 32:
-                    raise
-                self.batch //= 2
-                self.say(f"the card's memory is full: {self.batch} faces in a step from here on")
-                for learner in learners:
-                    learner.optimiser.zero_grad(set_to_none=True)
-                torch.cuda.empty_cache()
-                continue
+            new = self.pool.made - came >= seen  # none of them was shown before: as they came
+            crops, points = varied(*self.pool.draw(self.batch), WFLW98, new or done > _PLAIN)
+            told_maps = None if view is None else view(as_input(crops))
+            for learner in learners:
+                sums[learner.name] += learner.step(learner.lesson(crops, points, told_maps), share, number)
             number, seen, told = number + 1, seen + self.batch, told + 1
             if now - told_at > 10 or number == 20:
                 self._tell(learners, sums, told, now - told_at, seen, self.pool.made - came, share, now - begun)
@@ -384,18 +403,31 @@ class Schoolroom:
             f"{', '.join(cards)}: {seen:,} faces in {time.time() - begun:.0f} s, {self.pool.made - came:,} new ones"
         )
 
-    def _lesson(self, view: View | None, plain: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Crops, their points, and the teacher's maps of them."""
-        crops, points = varied(*self.pool.draw(self.batch), WFLW98, plain)
-        return crops, points, None if view is None else view(crops)
-
-    def _warm(self, learners: list[Learner], view: View | None) -> None:
-        """Whatever must be compiled is, before the time runs."""
+    def _prepare(self, learners: list[Learner], teacher: Tab | None) -> Callable[[Tensor], Tensor] | None:
+        """CUDA graphs on a card, of the largest batch that its memory holds. Returns what a teacher says to crops."""
+        say = None if teacher is None else functools.partial(_said, teacher)
+        if self.device.type != "cuda":
+            return say
         begun = time.time()
-        lesson = self._lesson(view, plain=False)
-        for learner in learners:
-            learner.warm(*lesson)
-        self.say(f"ready after {time.time() - begun:.0f} s")
+        while True:
+            try:
+                crops, points = self.pool.draw(self.batch)
+                view = None if say is None else Graph(say, (as_input(crops),))
+                for learner in learners:
+                    learner.capture(learner.lesson(crops, points, None if view is None else view.output))
+                self.say(f"ready after {time.time() - begun:.0f} s")
+                return view
+            except torch.cuda.OutOfMemoryError:
+                if self.batch <= 32:
+                    raise
+                self.batch //= 2
+                self.say(f"the card's memory is full: {self.batch} faces in a step")
+                torch.cuda.empty_cache()
+            except RuntimeError as error:
+                self.say(f"CUDA graphs cannot be captured ({first_line(error)}); running without, slower")
+                for learner in learners:
+                    learner.gradients = learner._gradients
+                return say
 
     def _tell(
         self, learners, sums, told: int, seconds: float, seen: int, came: int, share: float, since: float
@@ -427,7 +459,7 @@ def teach_all(room: Schoolroom, teacher: Learner, pupils: list[Learner], seconds
             wise = teacher.average.model()
             teacher.model.cpu()
             # The card's memory is the pupils'.
-            del teacher.losses, teacher.objective, teacher.optimiser, teacher.average, teacher.good
+            del teacher.gradients, teacher.objective, teacher.optimiser, teacher.average, teacher.good
             room.teach(pupils, seconds[1], wise)
     finally:
         room.close()
