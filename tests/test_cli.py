@@ -25,7 +25,7 @@ import pytest
 from conftest import CLIP, TIMES, command, environment, posix
 
 from tabrt import __version__
-from tabrt.commands.options import DEFAULT_MIN_SCORE, DEFAULT_SMOOTHING
+from tabrt.commands.options import DEFAULT_MIN_SCORE, DEFAULT_SMOOTHING, LiveOptions
 from tabrt.engines.engine import MODELS
 from tabrt.sinks.records import landmark_lines
 from tabrt.tracking.smoothing import DEFAULT_STRENGTH
@@ -327,6 +327,35 @@ def test_wrong_usage_is_exit_2(run: Run, words: list[str]):
     assert done.returncode == 2
     assert "Usage: tabrt" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words, needed",
+    [
+        ("video in.mp4 --landmarks o.jsonl --crf 30", "--out"),
+        ("video in.mp4 --landmarks o.jsonl --codec ffv1", "--out"),
+        ("video in.mp4 --landmarks o.jsonl --no-overlay", "--out"),
+        ("video in.mp4 --crops faces --draw boundaries", "--out"),
+        ("video in.mp4 --out o.mp4 --no-overlay --draw boundaries", "--overlay"),
+        ("video in.mp4 --crops faces --measures", "--landmarks"),
+        ("image in.jpg --out o.jpg --crop-margin 1", "--crops"),
+        ("image in.jpg --crops faces --crop-align ffhq --crop-margin 1", "ffhq"),
+        ("live --host 0.0.0.0", "--serve"),
+        ("live --no-window --landmarks o.jsonl --hide blur", "--out"),
+    ],
+)
+def test_what_would_change_nothing_is_refused_with_what_it_needs(run: Run, tmp_path: Path, words: str, needed: str):
+    done = run(*words.split())
+    assert done.returncode == 2
+    option = words.split()[-1 if words.split()[-1].startswith("--") else -2]
+    said = " ".join(done.stderr.split())
+    assert f"Invalid value: {option.replace('--no-', '--')} " in said and needed in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [{"serve": 0, "host": "0.0.0.0"}, {"hide": "blur"}, {"overlay": False}])
+def test_what_has_something_to_change_is_taken(words: dict):
+    LiveOptions(**words)
 
 
 # -------------------------------------------------------------------------------------------------------- bad input

@@ -42,6 +42,30 @@ HIDES: tuple[Hide, ...] = get_args(Hide)
 WIDEST_MARGIN = 2.0  # around hidden faces, in sizes of the face
 AlignmentName = Literal["plain", "ffhq", "arcface"]
 
+_PICTURES = ("out", "window", "serve", "virtual_camera")  # what shows or writes them whole
+_AVATARS = ("openseeface", "ifacialmocap", "vmc")
+_OF_PICTURES = "is about pictures, of which none are written; give --out, too"
+_OF_FILM = "is about the film that --out writes; give --out, too"
+_OF_CROPS = "is about crops, of which none are written; give --crops DIR, too"
+# Options that mean nothing unless one of others is given: those, and what is said without them.
+_MEANS_NOTHING_WITHOUT: dict[str, tuple[tuple[str, ...], str]] = {
+    "hide_all_but": (("hide",), f"says whom --hide leaves out; give --hide {HIDES[0]}, too"),
+    "margin": (("hide",), f"says how far --hide reaches; give --hide {HIDES[0]}, too"),
+    "hide": ((*_PICTURES, "crops"), _OF_PICTURES),
+    "overlay": (_PICTURES, _OF_PICTURES),
+    "draw": (("out",), _OF_PICTURES),
+    "codec": (("out",), _OF_FILM),
+    "crf": (("out",), _OF_FILM),
+    "crop_align": (("crops",), _OF_CROPS),
+    "crop_size": (("crops",), _OF_CROPS),
+    "crop_margin": (("crops",), _OF_CROPS),
+    "crop_films": (("crops",), "says how --crops is written; give --crops DIR, too"),
+    "fov": (("measures", *_AVATARS), "is about measures, of which none are told; give --measures, too"),
+    "measures": ((*_PICTURES, "landmarks", "osc", *_AVATARS), "has nowhere to be told; give --out or --landmarks, too"),
+    "host": (("serve",), "says where --serve serves; give --serve PORT, too"),
+    "vmc_head": (("vmc",), "says what --vmc sends; give --vmc HOST, too"),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOptions:
@@ -105,6 +129,17 @@ class TrackingOptions(NetworkOptions):
             show_default="60 along the longer side, a guess",
         ),
     ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field in fields(self):
+            others, said = _MEANS_NOTHING_WITHOUT.get(field.name, ((), ""))
+            if said and getattr(self, field.name) != field.default and not any(map(self._has, others)):
+                raise typer.BadParameter(f"--{field.name.replace('_', '-')} {said}")
+
+    def _has(self, name: str) -> bool:
+        value = getattr(self, name, None)
+        return value is not None and value is not False
 
     @property
     def field_of_view(self) -> float | Calibration | None:
@@ -174,10 +209,6 @@ class HidingOptions(TrackingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.hide_all_but is not None and self.hide is None:
-            raise typer.BadParameter(f"--hide-all-but says whom --hide leaves out; give --hide {HIDES[0]}, too")
-        if self.margin != DEFAULT_MARGIN and self.hide is None:
-            raise typer.BadParameter(f"--margin says how far --hide reaches; give --hide {HIDES[0]}, too")
         _ = self.shown_ids
 
     @property
@@ -227,16 +258,14 @@ class OutputOptions(HidingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.fov is not None and not self.measures:
-            raise typer.BadParameter("--fov is about measures, of which none are told; give --measures, too")
         if self.out is None and self.landmarks is None and self.crops is None:
             raise typer.BadParameter("nothing to write: give --out, --landmarks or --crops")
-        if self.hide is not None and self.out is None and self.crops is None:
-            raise typer.BadParameter("--hide is about pictures, of which none are written; give --out, too")
         if self.hide is not None and self.crops is not None and not self.shown_ids:
             raise typer.BadParameter("--hide covers the faces that --crops would cut out; give them in two calls")
-        if self.crops is None and (self.crop_size is not None or self.crop_align != "plain"):
-            raise typer.BadParameter("this is about crops, of which none are written; give --crops DIR, too")
+        if self.draw != "points" and not self.drawn:
+            raise typer.BadParameter("--draw says what is drawn on faces, and nothing is; give --overlay, too")
+        if self.crop_margin != DEFAULT_CROP_MARGIN and self.crop_align != "plain":
+            raise typer.BadParameter(f"--crop-margin is about plain crops; leave it out with {self.crop_align}")
 
     def aligning(self, topology: Topology) -> Aligning | None:
         """How faces are cut out; None where they are not. Raises TabrtError."""
@@ -292,8 +321,6 @@ class FilmOptions(OutputOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.crop_films and self.crops is None:
-            raise typer.BadParameter("--crop-films says how --crops is written; give --crops DIR, too")
         if self.crop_films and self.faces > MOST_CROP_FILMS:
             raise typer.BadParameter(
                 f"--crop-films encodes a film for each face, {MOST_CROP_FILMS} at once at most; "
@@ -477,10 +504,6 @@ class LiveOptions(HidingOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.picture_size
-        if self.fov is not None and not (self.measures or self.openseeface or self.ifacialmocap or self.vmc):
-            raise typer.BadParameter("--fov is about measures, of which none are told; give --measures or --vmc, too")
-        if self.vmc_head and self.vmc is None:
-            raise typer.BadParameter("--vmc-head says what --vmc sends; give --vmc HOST, too")
         if not (self.window or self.serve is not None or self.has_outputs or self.metrics_port is not None):
             raise typer.BadParameter(
                 "nothing to show or write: give --serve, --landmarks, --out or another output, or leave --no-window out"
