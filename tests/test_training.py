@@ -79,20 +79,24 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 # The loop
 
 
-def test_a_short_run_that_is_stopped_before_its_first_validation_goes_on(tmp_path, monkeypatch, capsys):
+def test_a_short_run_that_is_stopped_before_its_first_validation_says_how_it_goes_on(tmp_path, monkeypatch, capsys):
     add = Journal.add
 
-    def interrupted(self, step, *rest):
-        if step == 5:
-            raise KeyboardInterrupt
-        add(self, step, *rest)
+    def stopped_in(last: int) -> str:
+        def interrupted(self, step, *rest):
+            if step == last:
+                raise KeyboardInterrupt
+            add(self, step, *rest)
 
-    usual = {"validate_every": None, "save_every": 200}
-    with monkeypatch.context() as patch:
-        patch.setattr(Journal, "add", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path, recipe(steps=8), **usual)
-    run(tmp_path, recipe(steps=8), **usual)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Journal, "add", interrupted)
+            run(tmp_path, recipe(steps=8), validate_every=None, save_every=200)
+        return capsys.readouterr().out
+
+    assert "stopped; the same command begins anew, for nothing was saved yet" in stopped_in(2)
+    assert "stopped; the same command goes on with phase 1 after step 4" in stopped_in(5)
+    assert "goes on with phase 1 after step 4" in stopped_in(6)  # before it has saved anything more
+    run(tmp_path, recipe(steps=8), validate_every=None, save_every=200)
     assert "resuming phase 1 after step 4" in capsys.readouterr().out
 
 

@@ -56,11 +56,15 @@ def train(
     """
     fabric = fabric or lightning.Fabric(accelerator="auto", devices=1)
     run = _Run(config, recipe, sets, trials, out, seed, workers, save_every, fabric, precision)
-    run.begin(start, imagenet, carry_on)
-    with run.journal.bar:
-        for index, phase in enumerate(recipe.phases):
-            if index >= run.phase:
-                run.train_phase(index, phase, validate_every)
+    try:
+        run.begin(start, imagenet, carry_on)
+        with run.journal.bar:
+            for index, phase in enumerate(recipe.phases):
+                if index >= run.phase:
+                    run.train_phase(index, phase, validate_every)
+    except KeyboardInterrupt:
+        run.journal.say(f"stopped; the same command {run.saved or 'begins anew, for nothing was saved yet'}")
+        raise
     return out / "best.safetensors"
 
 
@@ -94,6 +98,7 @@ class _Run:
         self.resumed: dict | None = None
         self.origin: dict[str, Tensor] | None = None
         self.started = False  # from weights that were given
+        self.saved = ""  # where the saved state goes on, in words
 
     def begin(self, start: Path | None, imagenet: Path | None, carry_on: bool = False) -> None:
         """Weights to start from, or the state to resume."""
@@ -107,6 +112,7 @@ class _Run:
             self.phase, self.step, self.best = (self.resumed[key] for key in ("phase", "step", "best"))
             self.journal.means, self.journal.rows = self.resumed["means"], self.resumed["rows"]
             self.journal.say(f"resuming phase {self.phase + 1} after step {self.step}")
+            self.saved = self._here
             return
         if self.recipe.imagenet_stem:
             self.journal.say(load_imagenet_stem(self.model, imagenet))
@@ -208,6 +214,10 @@ class _Run:
         last = phase == len(self.recipe.phases) - 1
         return self.out / ("best.safetensors" if last else f"phase{phase + 1}.safetensors")
 
+    @property
+    def _here(self) -> str:
+        return f"goes on with phase {self.phase + 1} after step {self.step}"
+
     def _save(self, average: Average, optimiser: torch.optim.Optimizer) -> None:
         if not self.fabric.is_global_zero:
             return
@@ -225,6 +235,7 @@ class _Run:
             "optimiser": optimiser.state_dict(),
         }
         save_state(self.out / "state.pt", state)
+        self.saved = self._here
 
     def _save_checkpoint(self, path: Path, model: Tab, figures: dict[str, float]) -> None:
         save_checkpoint(path, model, dataclasses.replace(self.card, figures=figures))
