@@ -638,6 +638,23 @@ def test_cut_anywhere(tmp_path, kind):
         assert max(counts) > 10
 
 
+@pytest.mark.parametrize("front", [False, True], ids=["index last", "index first"])
+def test_an_mp4_that_breaks_off_before_the_end_of_its_index_is_said_to(tmp_path, clip, front):
+    whole = clip.read_bytes() if front else make_film(tmp_path / "a.mp4", frames=30).read_bytes()
+    end = whole.index(b"moov") - 4 + int.from_bytes(whole[whole.index(b"moov") - 4 :][:4])
+    for size in np.linspace(16, end - 100 if front else whole.index(b"moov"), 9, dtype=int):
+        (tmp_path / "a.mp4").write_bytes(whole[:size])
+        with pytest.raises(TabrtError, match=r"a\.mp4 lacks its index .*; copy it again, or record it again"):
+            open_film(tmp_path / "a.mp4")
+
+
+@pytest.mark.parametrize("data", [b"\0\0\0\x10ftypisom\0\0\0\0\0\0\0\x07free", b"no film, honestly" * 9, b"ftyp"])
+def test_what_is_no_film_is_not_said_to_lack_an_index(tmp_path, data):
+    (tmp_path / "a.mp4").write_bytes(data)
+    with pytest.raises(TabrtError, match="no film, or damaged"):
+        open_film(tmp_path / "a.mp4")
+
+
 @pytest.mark.parametrize("kind", FAULTY)
 def test_flipped_bits_end_in_frames_or_one_line(tmp_path, kind):
     name, options = FAULTY[kind]

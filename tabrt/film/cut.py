@@ -1,4 +1,4 @@
-"""Whether a JPEG or a GIF is whole: decoders fill up one that breaks off, without a word."""
+"""Whether a JPEG or GIF is whole, for decoders fill up one that breaks off without a word, and an mp4 has its index."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ MAX_SIZE = 2**28  # bytes that are looked through
 GIFS = b"GIF87a", b"GIF89a"
 EXTENSION, PICTURE = b"!,"
 MAX_PARTS = 2**21  # of a GIF, of 256 bytes at most, that are looked through
+
+FIRST_BOXES = b"ftyp", b"wide", b"free", b"skip", b"mdat", b"moov"  # of an mp4 or mov
+INDEXES = b"moov", b"meta"  # of a film; of a HEIC picture
+MAX_BOXES = 4096  # outermost ones, that are looked through
 
 
 def is_cut_short(name: str) -> bool:
@@ -64,3 +68,29 @@ def _colours(flags: bytes) -> int:
     """Bytes of the table of colours that these flags tell of."""
     told = int.from_bytes(flags)
     return 3 << (told % 8 + 1) if told & 0x80 else 0
+
+
+def lacks_index(name: str) -> bool:
+    """Whether a file is an mp4 or mov whose index is missing or breaks off: one not finished, or not copied whole."""
+    if not os.path.isfile(name):
+        return False
+    with open(name, "rb") as file:
+        size, at = os.fstat(file.fileno()).st_size, 0
+        for _ in range(MAX_BOXES):
+            file.seek(at)
+            head = file.read(16)
+            length, kind = int.from_bytes(head[:4]), head[4:8]
+            if at == 0 and kind not in FIRST_BOXES:
+                return False
+            if length == 1:
+                length = int.from_bytes(head[8:])
+            elif length == 0:  # to the end of the file
+                length = size - at
+            at += length
+            if kind in INDEXES:
+                return at > size
+            if at >= size:
+                return True
+            if length < 8:  # damaged
+                return False
+    return False

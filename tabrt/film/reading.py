@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from tabrt.errors import TabrtError
+from tabrt.film.cut import lacks_index
 from tabrt.film.decoding import Film
 from tabrt.film.opening import MAX_PIXELS, MAX_SIDE, is_url
 from tabrt.film.stills import (
@@ -42,4 +43,12 @@ def open_film(
         pictures = sequence_of(text) or still_of(text)
         if pictures is not None:
             return PictureFilm(text, pictures, start, end, every)
-    return Film(text, start, end, every, track)
+    try:
+        return Film(text, start, end, every, track)
+    except TabrtError:
+        if lacks_index(text):
+            raise TabrtError(
+                f"{text} lacks its index or a part of it: it was not finished, or not copied whole; "
+                "copy it again, or record it again"
+            ) from None
+        raise
