@@ -241,7 +241,7 @@ def test_auto_says_why_a_faster_engine_is_left(folder: Path, monkeypatch: pytest
     monkeypatch.setattr("tabrt.engines.engine.is_installed", lambda engine: True)
     monkeypatch.setattr("tabrt.engines.engine._is_compiled", lambda path: True)
     assert load_engine(folder / "random1.safetensors").name == "torch"
-    assert "tensorrt on the GPU cannot be used" in caplog.text
+    assert "tensorrt on the GPU cannot be used" in caplog.text and caplog.text.endswith("; using torch\n")
 
 
 @pytest.mark.parametrize(

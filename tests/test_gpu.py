@@ -160,7 +160,7 @@ def test_each_card_has_its_libraries(card: Gpu, fitting: list):
 @pytest.mark.parametrize(
     ("card", "packages", "engine", "told"),
     [
-        ("no NVIDIA driver is here", {}, "tensorrt", "no NVIDIA driver is here; use --engine onnxruntime"),
+        ("no NVIDIA driver is here", {}, "tensorrt", "no NVIDIA driver is here; leave --engine and --device out"),
         ("no NVIDIA driver is here", {}, "onnxruntime", "no NVIDIA driver is here; use --device cpu"),
         (GTX_1080, {"torch-tensorrt": "2.13.0"}, "tensorrt", r"does not serve the .* 1080 \(compute capability 6.1\)"),
         (OLD_DRIVER, {"torch-tensorrt": "2.13.0"}, "tensorrt", "driver 535.10 is too old for CUDA 13.0; .* 580"),
@@ -247,6 +247,13 @@ def test_the_ways_that_are_tried(monkeypatch, path, engine: str, device: str, th
 def test_an_engine_is_not_asked_for_what_it_cannot(engine: str, device: str):
     with pytest.raises(TabrtError, match=f"engine {engine} runs on the"):
         loading._ways(FILE, engine, device)
+
+
+def test_nothing_else_is_said_to_be_used_where_nothing_can(monkeypatch: pytest.MonkeyPatch, caplog):
+    _card(monkeypatch, "no NVIDIA driver is here")
+    with pytest.raises(EngineUnavailable, match="no NVIDIA driver is here; use --device cpu$"):
+        load_engine("tab1-lite", device="gpu")
+    assert not caplog.records
 
 
 def test_an_unknown_device_is_refused():

@@ -477,7 +477,7 @@ def test_a_sealed_file_that_is_no_engine_is_damaged(cache: Path, tmp_path: Path)
 
 def test_without_a_driver_it_says_what_to_do(checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("tabrt.engines.gpu.look_for_gpu", lambda: "no NVIDIA driver is here")
-    with pytest.raises(EngineUnavailable, match="; use --engine onnxruntime$"):
+    with pytest.raises(EngineUnavailable, match="; leave --engine and --device out$"):
         load_engine(checkpoint, "tensorrt")
 
 

@@ -170,13 +170,17 @@ def load_engine(
         raise TabrtError(f"no device is called {device!r}; there are: auto, {', '.join(DEVICES)}")
     if threads is not None and not 1 <= threads <= 256:
         raise TabrtError(f"threads is {threads}; it must be 1…256")
-    *faster, last = _ways(model_file(model), engine, device)
-    for way in faster:
+    refused: list[tuple[Way, EngineUnavailable]] = []
+    for way in _ways(model_file(model), engine, device):
         try:
-            return way.load(model, threads)
+            found = way.load(model, threads)
         except EngineUnavailable as error:
-            log.warning("engine %s cannot be used (%s); using the next one", way, error)
-    return last.load(model, threads)
+            refused.append((way, error))
+            continue
+        for other, problem in refused:
+            log.warning("engine %s cannot be used (%s); using %s", other, problem, way)
+        return found
+    raise refused[0 if device == "gpu" else -1][1]  # of what is preferred on a GPU, or what would run anywhere
 
 
 def model_file(model: str | Path, engine: str | None = None, device: str = "cpu") -> Path:
@@ -232,7 +236,7 @@ class Way:
 
 
 def _ways(path: Path, engine: str, device: str) -> list[Way]:
-    """What to try for a model, best first; the last one is expected to work, or says best what is missing."""
+    """What to try for a model, best first."""
     engines = [engine] if engine != "auto" else _readers(path)
     on_gpu, on_cpu = ([Way(name, where) for name in engines if where in RUNS_ON[name]] for where in DEVICES)
     ways = {"gpu": _installed(on_gpu) or on_gpu, "cpu": on_cpu, "auto": _at_once(path, on_gpu, engine) + on_cpu}[device]

@@ -94,7 +94,7 @@ def require_gpu(remedy: str = "use --device cpu") -> Gpu:
 
 def require_library(engine: str) -> tuple[Gpu, Library]:
     """The card and the installed library that an engine runs on it with. Raises EngineUnavailable, with what to do."""
-    gpu = require_gpu("use --engine onnxruntime") if engine == "tensorrt" else require_gpu()
+    gpu = require_gpu("leave --engine and --device out") if engine == "tensorrt" else require_gpu()
     refusals = []
     for library in LIBRARIES:
         if library.engine == engine and library.version:
