@@ -20,6 +20,7 @@ from tabrt.sinks.records import (
     BEFORE_POINTS,
     MAX_LINE,
     MEASURES,
+    SUFFIXES,
     columns_of,
     landmark_lines,
     landmark_suffix,
@@ -139,15 +140,26 @@ def read_landmarks(path: str | Path) -> Landmarks:
     Raises TabrtError for a file that cannot be read or is none, for a damaged line, and for a .parquet that was not
     finished, or without pyarrow.
     """
-    if landmark_suffix(path) == ".parquet":
+    suffix = _suffix_of(path)
+    if suffix == ".parquet":
         with _table(path) as table:
             return _from_parquet(table, Path(path))
-    lines = _csv_frames(Path(path)) if landmark_suffix(path) == ".csv" else landmark_lines(path)
+    lines = _csv_frames(Path(path)) if suffix == ".csv" else landmark_lines(path)
     header = next(lines)
     try:
         return _gathered(header, lines)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         raise TabrtError(f"{path} has a line without the fields of a landmark file; was it edited?") from None
+
+
+def _suffix_of(path: str | Path) -> str:
+    try:
+        return landmark_suffix(path)
+    except TabrtError:
+        raise TabrtError(
+            f"{path} is no landmark file, as its name ends in none of {', '.join(SUFFIXES)}; "
+            "tabrt video FILM --landmarks points.jsonl makes one"
+        ) from None
 
 
 def _gathered(header: dict[str, Any], lines: Iterable[dict[str, Any]]) -> Landmarks:
@@ -186,7 +198,7 @@ def landmark_frames(path: str | Path) -> Iterator[dict[str, Any]]:
     Of a .csv the header has what its columns say: width, height and the count of points. Raises TabrtError as
     `read_landmarks` does, and ValueError for a cell that is no number.
     """
-    suffix = landmark_suffix(path)
+    suffix = _suffix_of(path)
     if suffix == ".jsonl":
         yield from landmark_lines(path)
         return
