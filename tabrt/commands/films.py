@@ -24,7 +24,7 @@ from tabrt.commands.remote import brought_here, is_remote, is_there
 from tabrt.commands.video import video
 from tabrt.errors import TabrtError
 from tabrt.files import check_folder, check_outputs, printable, without_password
-from tabrt.words import listed
+from tabrt.words import counted, listed
 
 WRITTEN_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
 MOST_NAMED = 3  # films, in a line
@@ -53,7 +53,7 @@ def _films(options: VideosOptions, runner: Runner) -> tuple[list[str], str | Non
     failed = [_failure(jobs[outcome.number], outcome.problem) for outcome in outcomes if outcome.problem is not None]
     lines = [*_table(names, outcomes, time.monotonic() - start), *lines, *_notes(names, outcomes), *failed]
     others = "" if len(failed) == count else ", the others are done"
-    return lines, f"{len(failed)} of {count} films failed{others}; see above" if failed else None
+    return lines, f"{len(failed)} of {counted(count, 'film')} failed{others}; see above" if failed else None
 
 
 def planned(options: VideosOptions) -> tuple[list[Job], list[Job]]:
@@ -207,7 +207,7 @@ class Board:
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _counted(self) -> str:
-        return f"{self._ended} of {len(self._names)} films"
+        return f"{self._ended} of {counted(len(self._names), 'film')}"
 
     def _show_all(self) -> None:
         assert self._bar is not None
@@ -263,6 +263,8 @@ def _finished_before(finished: Sequence[Job], count: int) -> list[str]:
     if not finished:
         return []
     names = sorted(_short([job.source for job in finished]))
+    if count == 1:
+        return [f"{names[0]} was finished before"]
     were = "was" if len(names) == 1 else "were"
     return [f"{len(names)} of {count} films {were} finished before: {listed(names, MOST_NAMED)}"]
 
