@@ -256,6 +256,7 @@ def test_of_hidden_faces_only_those_that_are_shown_are_cut_out(clip: Path, tmp_p
         (["--crops", "in.mp4"], 1, "is a file"),
         (["--crops", "full"], 1, "--overwrite"),
         (["--crops", "new", "--crop-align", "arcface", "--crop-size", "100"], 1, "112 or 128"),
+        (["--crops", "new", "--crop-size", "3"], 1, "it can be 16 to 4096"),
         (["--out", "o.mp4", "--crop-size", "100"], 2, "give --crops"),
         (["--out", "o.mp4", "--crop-films"], 2, "give --crops"),
         (["--crops", "new", "--crop-films", "--faces", "100"], 2, "give --faces 64"),
@@ -269,3 +270,4 @@ def test_wrong_wishes_are_named(run: Run, clip: Path, tmp_path: Path, words: lis
     done = run("video", "in.mp4", *words)
     assert done.returncode == code and problem in done.stderr and "Traceback" not in done.stderr
     assert (tmp_path / "full" / "kept.png").read_bytes() == b"kept"
+    assert not (tmp_path / "new").exists()

@@ -266,6 +266,10 @@ class OutputOptions(HidingOptions):
             raise typer.BadParameter("--draw says what is drawn on faces, and nothing is; give --overlay, too")
         if self.crop_margin != DEFAULT_CROP_MARGIN and self.crop_align != "plain":
             raise typer.BadParameter(f"--crop-margin is about plain crops; leave it out with {self.crop_align}")
+        if self.crop_size is not None:  # before any folder is made
+            from tabrt.sinks.alignment import checked_size
+
+            checked_size(self.crop_align, self.crop_size)
 
     def aligning(self, topology: Topology) -> Aligning | None:
         """How faces are cut out; None where they are not. Raises TabrtError."""
