@@ -24,6 +24,7 @@ from tabrt.commands.recorded import Recording
 from tabrt.commands.summary import Stopwatch, drawing_of
 from tabrt.commands.video import _going_on, video
 from tabrt.errors import TabrtError
+from tabrt.film.times import clock_time
 from tabrt.signals import Ending
 
 
@@ -131,6 +132,22 @@ def test_a_part_is_drawn_as_the_part_that_was_tracked(clip: Path, tracker: Track
     video(VideoOptions(source=str(clip), start="0.2", end="0.5", every=2, landmarks=str(path)), tracker)
     draw(DrawOptions(source=str(clip), landmarks=str(path), out=str(out)))
     assert len(pictures(out)) == len(read_landmarks(path).frames) > 2
+
+
+def test_frames_that_the_file_does_not_have_are_told(clip: Path, whole: Path, tmp_path: Path):
+    header, *lines = (whole / "points.jsonl").read_text().splitlines(keepends=True)
+    path = tmp_path / "part.jsonl"
+
+    def told(*kept: str) -> list[str]:
+        path.write_text("".join([header, *kept]))
+        drawn = draw(DrawOptions(source=str(clip), landmarks=str(path), out=str(tmp_path / "x.mp4"), overwrite=True))
+        return [note for note in drawn.notes if "part.jsonl" in note]
+
+    times = [json.loads(line)["time"] for line in lines[:16]]
+    where = f"{clock_time(times[5])} to {clock_time(times[15])}"
+    assert told(*lines[:5]) == [f"11 frames are not in {path} ({where}): no faces are known there"]
+    assert told(*lines[1:]) == [f"1 frame is not in {path} (0 s): no faces are known there"]
+    assert told(*lines) == []
 
 
 def test_faces_that_were_hidden_are_hidden_again(clip: Path, whole: Path, tmp_path: Path):

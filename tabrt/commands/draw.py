@@ -54,7 +54,7 @@ def draw(options: DrawOptions) -> Summary:
                 for each in (sink, progress):
                     each(scene)
             sink.finish()
-    notes = [*sink.notes, *_notes(recording, as_then), *film.notes]
+    notes = [*sink.notes, *recording.notes, *_notes(recording, as_then), *film.notes]
     if hiding is not None:
         watch.seconds["hide"] = hiding.seconds
         notes += hiding.notes

@@ -12,11 +12,13 @@ import numpy as np
 
 from tabrt.errors import TabrtError
 from tabrt.faces import Face, Frame, Scene
+from tabrt.film.times import clock_time
 from tabrt.geometry import Box
 from tabrt.measures import Calibration, Lens, Person, Sight
 from tabrt.sinks import landmark_frames, landmark_lines
 from tabrt.topology import WFLW98, Topology, topology_named
 from tabrt.tracking import Tracker, as_shown
+from tabrt.words import counted
 
 WARM_UP = 5.0  # seconds before the stop that are tracked again, so that smoothing and measures are as they were
 SAME_PLACE = 0.25  # face sides, mean distance of points at which a face of the file and a tracked one are the same
@@ -40,6 +42,17 @@ class Recording:
         self._persons: dict[int, Person] = {}
         self._line: dict[str, Any] | None = None  # the next one, once it was asked for
         self._begun = False
+        self._absent, self._first_absent, self._last_absent = 0, 0.0, 0.0  # frames, seconds
+
+    @property
+    def notes(self) -> list[str]:
+        """What there is to tell of frames that the file does not have, as one of a run that was stopped."""
+        if not self._absent:
+            return []
+        frames = counted(self._absent, "frame is", "frames are")
+        first, last = clock_time(self._first_absent), clock_time(self._last_absent)
+        where = first if self._absent == 1 else f"{first} to {last}"
+        return [f"{frames} not in {self.path} ({where}): no faces are known there"]
 
     def __call__(self, frame: Frame) -> Scene:
         try:
@@ -54,6 +67,9 @@ class Recording:
             self._line = next(self._lines, None)
         line = self._line
         if line is None or int(line["frame"]) > frame.index:
+            if not self._absent:
+                self._first_absent = frame.time
+            self._absent, self._last_absent = self._absent + 1, frame.time
             return Scene(frame)
         if line["time"] is not None and not abs(float(line["time"]) - frame.time) <= SAME_TIME:
             raise TabrtError(
