@@ -4,6 +4,7 @@ python examples/onnx_alone.py tabrt/models/tab1-lite.onnx PICTURE LEFT TOP RIGHT
 """
 
 import json
+import os
 import sys
 
 import cv2
@@ -14,6 +15,9 @@ if len(sys.argv) != 7:
     sys.exit(__doc__)
 model, picture, *sides = sys.argv[1:]
 left, top, right, bottom = map(float, sides)
+image = cv2.imread(picture)
+if image is None or not os.path.isfile(model):
+    sys.exit(f"{picture if image is None else model} cannot be read; check the path")
 session = onnxruntime.InferenceSession(model)
 card = json.loads(session.get_modelmeta().custom_metadata_map["tabrt"])
 size = card["crop_size"]  # px
@@ -41,7 +45,6 @@ def mean_around_the_peak(one: np.ndarray) -> np.ndarray:
     return np.array([np.average(columns, weights=weights), np.average(rows, weights=weights)])
 
 
-image = cv2.imread(picture)[..., ::-1]  # RGB
 centre, side = np.array([(left + right) / 2, (top + bottom) / 2]), max(right - left, bottom - top)
-points = look(image, centre, card["crop_margin"] * side, roll=0.0)
+points = look(image[..., ::-1], centre, card["crop_margin"] * side, roll=0.0)
 print(json.dumps(points.round(2).tolist()))

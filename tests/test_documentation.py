@@ -90,6 +90,26 @@ def test_an_example_without_arguments_says_how_it_is_called(tmp_path: Path, name
     assert "Traceback" not in done.stderr and f"python examples/{name}.py" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("track_film", ["none.mp4"]),
+        ("face_pictures", ["none.mp4", "faces"]),
+        ("own_loop", ["none.mp4", "last.png"]),
+        ("drowsiness", ["none.mp4"]),
+        ("onnx_alone", [ROOT / "tabrt" / "models" / "tab1-nano.onnx", "none.png", 1, 2, 3, 4]),
+        ("onnx_alone", ["none.onnx", ROOT / "docs" / "points.png", 1, 2, 3, 4]),
+    ],
+)
+def test_an_example_says_in_a_line_what_is_not_there(tmp_path: Path, name: str, words: list[object]):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / f"{name}.py"), *map(str, words)],
+        **{"cwd": tmp_path, "env": environment(), "capture_output": True, "text": True, "timeout": 120},
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "none." in done.stderr.splitlines()[-1] and not list(tmp_path.iterdir())
+
+
 def test_pictures_of_faces(clip: Path, tmp_path: Path):
     assert "1 pictures" in example("face_pictures", clip, "faces", folder=tmp_path)
     (picture,) = (tmp_path / "faces").glob("*.png")
