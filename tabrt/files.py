@@ -7,11 +7,16 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tabrt.errors import TabrtError, first_line
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 MAX_MODEL_BYTES = 512 * 2**20
 MIB = 2**20
@@ -92,6 +97,30 @@ def inode_of(path: str | Path | int) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def claim(file: IO[bytes], path: str | Path) -> None:
+    """Have an opened file to oneself until it is closed, be it by the end of this process. Raises TabrtError where
+    somebody else has claimed it; where files cannot be claimed, nothing happens."""
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise TabrtError(f"{path} is being written by another run; wait for its end, or stop it") from None
+    except OSError:  # a file system that knows no claims
+        pass
+
+
+@contextlib.contextmanager
+def claimed(path: str | Path) -> Iterator[None]:
+    """Have a file to oneself, if it is there, as `claim` does."""
+    if not os.path.isfile(path):
+        yield
+        return
+    with open(path, "rb") as file:
+        claim(file, path)
+        yield
 
 
 def _umask() -> int:

@@ -6,8 +6,9 @@ import json
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import av
@@ -242,6 +243,45 @@ def test_it_goes_on_as_if_there_had_been_no_stop(
     assert packets(tmp_path / "drawn.mp4", "audio") == packets(whole / "drawn.mp4", "audio")
 
 
+class Doing:
+    """A tracker that is like another one, and does something before its frame of this index."""
+
+    def __init__(self, tracker: Tracker, index: int, what: Callable[[], None]):
+        self._tracker, self._index, self._what = tracker, index, what
+
+    def __getattr__(self, name: str):
+        return getattr(self._tracker, name)
+
+    def __call__(self, frame):
+        if frame.index == self._index:
+            self._what()
+        return self._tracker(frame)
+
+
+@posix
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_another_run_is_writing_is_not_gone_on_with(
+    clip: Path, whole: Path, tracker: Tracker, tmp_path: Path, resume: bool
+):
+    path = broken_off(whole, tmp_path / "points.jsonl", 9)
+    options = VideoOptions(
+        **{"source": str(clip), "landmarks": str(path), "out": str(tmp_path / "drawn.mp4"), "overwrite": not resume},
+        resume=resume,
+    )
+    refused: list[str] = []
+
+    def again() -> None:
+        with pytest.raises(TabrtError) as problem:
+            video(replace(options, resume=True), tracker)
+        refused.append(str(problem.value))
+
+    tracker.reset()
+    video(options, Doing(tracker, 12, again))
+    assert refused == [f"{path} is being written by another run; wait for its end, or stop it"]
+    assert read_landmarks(path).frames.tolist() == list(range(16)) and frames_of(path)[-1] == {"end": {"frames": 16}}
+    assert len(pictures(tmp_path / "drawn.mp4")) == 16
+
+
 def test_a_face_keeps_the_id_that_the_file_has_for_it(clip: Path, whole: Path, tracker: Tracker, tmp_path: Path):
     path = broken_off(whole, tmp_path / "points.jsonl", 9)
     path.write_text(path.read_text().replace('"id":1,', '"id":7,'))
@@ -325,21 +365,6 @@ def test_crops_are_gone_on_with_only_where_they_were_begun(clip: Path, whole: Pa
     assert path.read_bytes() == before and not (tmp_path / "crops").exists()
 
 
-class Interrupting:
-    """A tracker that is like another one, and has the program interrupted with its frame of this index."""
-
-    def __init__(self, tracker: Tracker, index: int):
-        self._tracker, self._index = tracker, index
-
-    def __getattr__(self, name: str):
-        return getattr(self._tracker, name)
-
-    def __call__(self, frame):
-        if frame.index == self._index:
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-        return self._tracker(frame)
-
-
 @posix
 @pytest.mark.parametrize("hide", [None, "black"])
 def test_who_stops_a_run_hears_what_is_kept(clip: Path, tmp_path: Path, tracker: Tracker, monkeypatch, hide):
@@ -347,10 +372,11 @@ def test_who_stops_a_run_hears_what_is_kept(clip: Path, tmp_path: Path, tracker:
     out, points = tmp_path / "drawn.mp4", tmp_path / "points.jsonl"
     options = VideoOptions(source=str(clip), out=str(out), landmarks=str(points), hide=hide)
     monkeypatch.setattr("tabrt.commands.video.DEPTH", 1)
+    interrupt = partial(signal.pthread_kill, threading.main_thread().ident, signal.SIGINT)
     before = signal.signal(signal.SIGINT, Ending(3.0))
     try:
         with pytest.raises(SystemExit) as stopped:
-            video(options, Interrupting(tracker, 12))
+            video(options, Doing(tracker, 12, interrupt))
     finally:
         signal.signal(signal.SIGINT, before)
     if hide is not None:  # which looks a second ahead: no frame is written yet

@@ -19,7 +19,7 @@ from tabrt.commands.progress import Progress, Stopwatch, Tell, Timed
 from tabrt.commands.recorded import Past
 from tabrt.commands.summary import Summary, drawing, landmark_header, stages, summary
 from tabrt.faces import Scene
-from tabrt.files import check_outputs, fingerprint
+from tabrt.files import check_outputs, claimed, fingerprint
 from tabrt.film import Film, FilmWriter, open_film
 from tabrt.sinks import Aligning, CropFilms, CropSink, FilmSink, LandmarkWriter, Sink, crop_transforms
 from tabrt.tracking import Tracker
@@ -33,10 +33,12 @@ def video(options: VideoOptions, tracker: Tracker | None = None, tell: Tell | No
     tracker: one to use in place of a new one. tell: who is told how far it is, in place of a bar. Raises TabrtError;
     what was written until then is whole.
     """
-    goes_on = options.resume and broken_off(options)
-    check_outputs([options.source], options.out, options.landmarks, overwrite=options.overwrite or goes_on)
     watch = Stopwatch()
     with ExitStack() as stack:
+        if options.resume:
+            stack.enter_context(claimed(str(options.landmarks)))
+        goes_on = options.resume and broken_off(options)
+        check_outputs([options.source], options.out, options.landmarks, overwrite=options.overwrite or goes_on)
         part = options.start, options.end, options.every, options.track
         film = stack.enter_context(open_film(options.source, *part))
         tracker = tracker or stack.enter_context(options.tracker(options.boundaries))

@@ -18,7 +18,7 @@ import numpy as np
 
 from tabrt.errors import TabrtError
 from tabrt.faces import Face, Scene
-from tabrt.files import REPLACED, inode_of, make_room
+from tabrt.files import REPLACED, claim, inode_of, make_room
 from tabrt.measures import SHAPES, EyeGaze
 from tabrt.sinks.parquet import ParquetRows, ParquetTable, pyarrow
 from tabrt.sinks.sink import Sink
@@ -272,9 +272,12 @@ def _open_for_writing(path: str | Path) -> io.FileIO:
         return io.FileIO(sys.stdout.fileno(), "wb", closefd=False)
     make_room(path)
     try:
-        return io.FileIO(os.fspath(path), "wb")
+        file = io.FileIO(os.fspath(path), "wb")
     except OSError as problem:
         raise TabrtError(_cannot_write(path, problem)) from None
+    if _is_file(Path(path), file):  # /dev/null is everybody's
+        claim(file, path)
+    return file
 
 
 def _open_for_going_on(path: str | Path) -> tuple[io.FileIO, int, int]:
