@@ -72,7 +72,7 @@ def _colours(flags: bytes) -> int:
 
 def lacks_index(name: str) -> bool:
     """Whether a file is an mp4 or mov whose index is missing or breaks off: one not finished, or not copied whole."""
-    if not os.path.isfile(name):
+    if not os.path.isfile(name) or not os.access(name, os.R_OK):
         return False
     with open(name, "rb") as file:
         size, at = os.fstat(file.fileno()).st_size, 0
