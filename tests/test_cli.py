@@ -403,7 +403,7 @@ BAD_FILMS = {
     "text": (_text, "no film"),
     "sound only": (_sound_only, "sound only"),
     "empty folder": (_folder, "no pictures"),
-    "cut in its head": (_no_index, "film"),
+    "cut in its head": (_no_index, "lacks its index"),
     "vast": (_vast, "in.mp4"),
 }
 
