@@ -547,7 +547,7 @@ BAD_SOURCES = {
     "text": ("a.txt", lambda path: path.write_text("this is no film\n" * 99), "no film|not a film"),
     "noise": ("a.mp4", lambda path: path.write_bytes(random.Random(0).randbytes(50_000)), "no film|no picture"),
     "sound only": ("a.m4a", sound_only, "sound only"),
-    "a head alone": ("a.mp4", lambda path: path.write_bytes(make_film(path).read_bytes()[:40]), "no film"),
+    "a head alone": ("a.mp4", lambda path: path.write_bytes(make_film(path).read_bytes()[:40]), "lacks its index"),
     "a huge picture": ("a.png", lambda path: path.write_bytes(png_head(20_000, 20_000)), "above the limit"),
     "a long picture": ("a.png", lambda path: path.write_bytes(png_head(3, 20_000)), "3x20000"),
     "a playlist of the network": (
