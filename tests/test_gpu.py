@@ -329,6 +329,62 @@ def test_torch_goes_on_on_the_cpu_when_the_card_fails(monkeypatch: pytest.Monkey
         load_engine(checkpoint, "torch", device="gpu")
 
 
+class Capture:
+    """A stand-in for what torch.cuda captures graphs with; a replay runs the network again on the crops of then."""
+
+    def __init__(self, engine: torch_engine.TorchEngine, fails: Exception | None = None):
+        self._engine, self._fails = engine, fails
+        self.sizes: list[int] = []
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        stream = types.SimpleNamespace(synchronize=lambda: None)
+        for name, value in {
+            "Stream": lambda: stream,
+            "stream": lambda _: contextlib.nullcontext(),
+            "graph_pool_handle": lambda: None,
+            "CUDAGraph": lambda: types.SimpleNamespace(replay=lambda: None),
+            "graph": self.graph,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+        monkeypatch.setattr(torch_engine, "_replayed", self.replayed)
+
+    @contextlib.contextmanager
+    def graph(self, graph, pool, stream, capture_error_mode):
+        if self._fails:
+            raise self._fails
+        assert capture_error_mode == "thread_local"
+        yield
+
+    def replayed(self, graph, maps):
+        size = len(maps[0])
+        self.sizes.append(size)
+        return lambda: self._engine._module(self._engine._crops[:size])
+
+
+def test_torch_runs_each_batch_size_as_a_graph(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    engine = torch_engine.TorchEngine(random_checkpoint(tmp_path))
+    crops = face_crops(5)
+    expected = engine.both(crops), engine(crops[:1])
+    capture = Capture(engine)
+    capture.install(monkeypatch)
+    engine._capture()
+    assert tuple(capture.sizes) == BATCH_SIZES
+    for _ in range(2):
+        for found, maps in zip(engine.both(crops), expected[0], strict=True):
+            np.testing.assert_allclose(found, maps, atol=1e-5)
+        np.testing.assert_allclose(engine(crops[:1]), expected[1], atol=1e-5)
+
+
+def test_torch_runs_on_where_graphs_cannot_be_captured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog):
+    engine = torch_engine.TorchEngine(random_checkpoint(tmp_path))
+    crops = face_crops(2)
+    expected = engine(crops)
+    Capture(engine, RuntimeError("operation not permitted")).install(monkeypatch)
+    engine._capture()
+    assert "operation not permitted" in caplog.text
+    np.testing.assert_array_equal(engine(crops), expected)
+
+
 # Maps read by torch
 
 
@@ -669,6 +725,15 @@ def test_a_plug_in_without_a_card_says_so(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_onnxruntime_gpu_that_lost_its_place_is_told():
     with pytest.raises(EngineUnavailable, match="onnxruntime took its place"):
         on_gpu._cuda("RTX A")
+
+
+def test_onnxruntime_gpu_does_not_tell_of_each_kernel_it_tries(monkeypatch: pytest.MonkeyPatch):
+    asked: list[object] = []
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: asked.append("libraries"))
+    monkeypatch.setattr(onnxruntime, "set_default_logger_severity", asked.append)
+    on_gpu._cuda("RTX A")
+    assert asked == ["libraries", 4]
 
 
 def test_each_batch_size_names_its_graph(provider: on_gpu.Provider, monkeypatch: pytest.MonkeyPatch):

@@ -1,8 +1,9 @@
 """A teacher and its pupils on one large card, within a time.
 
-The card is faster than the processes that make crops, so crops stay on it, and each comes again with another turn and
-light until newer ones take its place. The boundary maps are made there too. The teacher learns first, alone; then its
-pupils learn at once, from the labels and from its maps (Hinton and others: Distilling the knowledge in a network).
+The processes that make crops may be slower than the card, so crops stay on it, and each comes again with another turn
+and light until newer ones take its place. The boundary maps are made there too, and all of a step but the optimiser's
+is one CUDA graph. The teacher learns first, alone; then its pupils learn at once, from the labels and from its maps
+(Hinton and others: Distilling the knowledge in a network).
 """
 
 from __future__ import annotations
@@ -311,7 +312,7 @@ class Schoolroom:
     device: torch.device
     workers: int
     pool_size: int = 24_576
-    batch: int = 256
+    batch: int = 128
     save_every: float = 60.0  # s
     say: Callable[[str], None] = print
     seed: int = 0

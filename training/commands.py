@@ -120,8 +120,8 @@ def teach(
         list[str] | None, typer.Option(help="NAME=SHARE of a set in each batch, in place of the recipe's.")
     ] = None,
     seconds: Annotated[tuple[float, float], typer.Option(help="For the teacher, and for its pupils.")] = (300, 300),
-    rates: Annotated[tuple[float, float], typer.Option(help="Highest learning rates of both.")] = (1.2e-3, 2e-3),
-    batch: Annotated[int, typer.Option(min=1, help="Faces in a step.")] = 256,
+    rates: Annotated[tuple[float, float], typer.Option(help="Highest learning rates of both.")] = (1.2e-3, 1.5e-3),
+    batch: Annotated[int, typer.Option(min=1, help="Faces in a step.")] = 128,
     pool: Annotated[int, typer.Option(min=128, help="Crops that lie on the card.")] = 24_576,
     workers: Annotated[int, typer.Option(min=1, help="Processes that make crops.")] = 15,
     seed: Annotated[int, typer.Option(min=0)] = 0,

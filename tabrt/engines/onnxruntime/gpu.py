@@ -20,7 +20,7 @@ import onnxruntime
 from tabrt.card import MAX_BATCH, ModelCard
 from tabrt.engines.engine import BATCH_SIZES, MapsByName, padded_size
 from tabrt.engines.gpu import CUDA_PROVIDER, require_library
-from tabrt.engines.onnxruntime.session import checked, open_session, options_for
+from tabrt.engines.onnxruntime.session import SILENT, checked, open_session, options_for
 from tabrt.errors import EngineUnavailable, TabrtError, first_line
 from tabrt.files import read_bounded
 from tabrt.hardware import cache_folder
@@ -198,6 +198,8 @@ def _cuda(device: str) -> Provider:
             "you want"
         )
     onnxruntime.preload_dlls()
+    # It tells of each kernel that cuDNN has not, before it takes another: by its default log, not the session's.
+    onnxruntime.set_default_logger_severity(SILENT)
 
     def configure(_options: onnxruntime.SessionOptions, _card: ModelCard) -> list[Any]:
         return [(name, CUDA_SETTINGS), "CPUExecutionProvider"]
