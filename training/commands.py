@@ -220,6 +220,20 @@ def heads(
 
 
 @app.command()
+def believe(
+    model: Annotated[str, typer.Option(help="A model's name, an .onnx or a .safetensors file.")] = "tab1-lite",
+    without: Annotated[list[Path] | None, typer.Option(help="A folder of pictures that show no people.")] = None,
+    root: Annotated[Path, typer.Option(help="The folder of the zips.")] = Path("../shared/faces"),
+    cache: CacheOption = CACHE,
+) -> None:
+    """Tell from which sum of score and certainty on a new face is believed: to be measured anew with every network."""
+    from tabrt.engines import load_engine
+    from training.believing import ask_all, table
+
+    typer.echo(table(*ask_all(load_engine(model), root, cache, without or [], typer.echo)))
+
+
+@app.command()
 def pack(
     checkpoint: Annotated[Path, typer.Argument(help="A .safetensors of a run.")],
     out: Annotated[Path, typer.Option(help="The file to write.")],
