@@ -17,6 +17,7 @@ CELL_OFFSET = (STRIDE - 1) / 2  # crop px of the centre of cell 0
 DECODINGS = ("softmax", "gaussian")
 SOFTMAX_SIGMA = 1.3  # cells: width of the target distribution of tabrt's own networks
 GAUSSIAN_SIGMA = 1.5  # cells: width of the paper's heatmaps
+REACH = 3.7  # of those widths, beyond which boundary maps are empty
 # Cells: reach of the weighted mean around the peak. A shorter one cuts off the foot of a doubtful point's wide map, and
 # the mean then jumps with the peak from cell to cell.
 REFINE = 7
@@ -183,7 +184,7 @@ def render_boundaries(
 ) -> np.ndarray:
     """Boundary heatmaps of one face's points (L, 2) in crop px: float32 (len(boundaries) + 1, size, size).
 
-    Each is exp(−d²/2σ²) of the distance d, in cells, to the polyline through its points, and 0 beyond 3.7 σ; the last
+    Each is exp(−d²/2σ²) of the distance d, in cells, to the polyline through its points, and 0 beyond REACH σ; the last
     is that of the nearest boundary of all (paper §3.1). None or a boundary with an unlabelled (NaN) point gives an
     empty map.
     """
@@ -194,7 +195,7 @@ def render_boundaries(
     if lines:
         starts, ends = (np.concatenate([line[part] for _, line in lines]) for part in (slice(-1), slice(1, None)))
         channels = [channel for channel, line in lines for _ in line[1:]]
-        _segment_distances(starts, ends, channels, 3.7 * sigma, squares)
+        _segment_distances(starts, ends, channels, REACH * sigma, squares)
     squares[-1] = squares[:-1].min(axis=0)
     return np.exp(squares / (-2 * sigma**2))
 

@@ -28,10 +28,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tabrt.card import ModelCard
 from tabrt.errors import first_line
 from tabrt.geometry import CROP_SIZE, STRIDE
-from tabrt.heatmaps import CELL_OFFSET, GAUSSIAN_SIGMA
+from tabrt.heatmaps import CELL_OFFSET, GAUSSIAN_SIGMA, REACH
 from tabrt.network import Tab
 from tabrt.network.checkpoint import save_checkpoint
-from tabrt.network.tab import IMAGE_MEAN, IMAGE_STD
+from tabrt.network.tab import normalise
 from tabrt.topology import WFLW98, Topology
 from training.averaging import Average
 from training.batches import Crops
@@ -154,7 +154,7 @@ def boundary_maps(points: Tensor, lines: Lines, size: int) -> tuple[Tensor, Tens
     cells = (points - CELL_OFFSET) / STRIDE
     count, device = len(points), points.device
     grid = torch.arange(size, device=device, dtype=torch.float32)
-    far = (3.7 * GAUSSIAN_SIGMA) ** 2
+    far = (REACH * GAUSSIAN_SIGMA) ** 2
     face = torch.isfinite(points).any(dim=2).any(dim=1)
     maps, known = [], []
     for line in lines:
@@ -193,13 +193,6 @@ def distance_from(teacher: Tensor, pupil: Tensor, face: Tensor) -> Tensor:
     told = torch.log_softmax(pupil.float().flatten(2), dim=2)
     each = -(shares.flatten(2) * told).sum(dim=2).mean(dim=1)
     return (each * face).sum() / face.sum().clamp(min=1)
-
-
-def as_input(crops: Tensor) -> Tensor:
-    """Crops (B, S, S, 3) uint8 as a network wants them (`normalise`)."""
-    mean, std = (_constant(values, crops.device).view(1, 3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
-    planes = (crops.permute(0, 3, 1, 2).float() - 255 * mean) / (255 * std)
-    return planes.contiguous(memory_format=torch.channels_last)
 
 
 def _said(teacher: Tab, x: Tensor) -> Tensor:
@@ -259,7 +252,7 @@ class Learner:
     def lesson(self, crops: Tensor, points: Tensor, told: Tensor | None) -> Lesson:
         """What this network learns from crops (B, 256, 256, 3) uint8, points (B, L, 2) and a teacher's maps."""
         pixels, marks = sized(crops, points, self.model.config.crop_size)
-        return (as_input(pixels), marks, *([] if told is None else [told]))
+        return (normalise(pixels), marks, *([] if told is None else [told]))
 
     def step(self, lesson: Lesson, share: float, number: int) -> Tensor:
         """One step at this share of the rate. Returns the losses (labels, boundaries, teacher) on the device."""
@@ -381,7 +374,7 @@ class Schoolroom:
             self._take()
             new = self.pool.made - came >= seen  # none of them was shown before: as they came
             crops, points = varied(*self.pool.draw(self.batch), WFLW98, new or done > _PLAIN)
-            told_maps = None if view is None else view(as_input(crops))
+            told_maps = None if view is None else view(normalise(crops))
             for learner in learners:
                 sums[learner.name] += learner.step(learner.lesson(crops, points, told_maps), share, number)
             number, seen, told = number + 1, seen + self.batch, told + 1
@@ -413,7 +406,7 @@ class Schoolroom:
         while True:
             try:
                 crops, points = self.pool.draw(self.batch)
-                view = None if say is None else Graph(say, (as_input(crops),))
+                view = None if say is None else Graph(say, (normalise(crops),))
                 for learner in learners:
                     learner.capture(learner.lesson(crops, points, None if view is None else view.output))
                 self.say(f"ready after {time.time() - begun:.0f} s")

@@ -152,7 +152,7 @@ class Objective(nn.Module):
 
     def forward(self, crops: Tensor, points: Tensor, boundaries: Tensor, known: Tensor) -> tuple[Tensor, ...]:
         """crops uint8 (B, 256, 256, 3), points (B, L, 2) crop px. Returns the loss, and its two parts on their own."""
-        x = normalise(crops).contiguous(memory_format=torch.channels_last)
+        x = normalise(crops)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.in_half):
             with torch.set_grad_enabled(self.part != "balt" and torch.is_grad_enabled()):
                 stacks, feature, levels = self.model.scbe(x)

@@ -47,7 +47,7 @@ class NetworkEngine:
         landmarks, boundaries = [], []
         for first in range(0, len(crops), _BATCH):
             x = normalise(torch.from_numpy(crops[first : first + _BATCH]).to(device))
-            output = self.model(x.contiguous(memory_format=torch.channels_last))
+            output = self.model(x)
             landmarks.append(output.landmarks.contiguous().cpu().numpy())
             boundaries.append(output.boundaries[-1].contiguous().cpu().numpy())
         return np.concatenate(landmarks), np.concatenate(boundaries)

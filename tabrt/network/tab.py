@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -42,8 +43,13 @@ class Tab(nn.Module):
 
 
 def normalise(crops: Tensor) -> Tensor:
-    """Crops (B, 256, 256, 3), RGB 0…255 of any type, to (B, 3, 256, 256) float32 as the network expects them."""
-    mean = torch.tensor(IMAGE_MEAN, device=crops.device) * 255
-    std = torch.tensor(IMAGE_STD, device=crops.device) * 255
-    # Float before the transpose: TensorRT takes uint8 only straight into a cast.
-    return ((crops.float() - mean) / std).permute(0, 3, 1, 2).contiguous()
+    """Crops (B, 256, 256, 3), RGB 0…255 of any type, to (B, 3, 256, 256) float32, channels last, as the network expects
+    them."""
+    mean, std = _scale(crops.device)
+    return ((crops.float() - mean) / std).permute(0, 3, 1, 2)
+
+
+@lru_cache
+def _scale(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation in 0…255: brought to a card each time, it would be waited for each time."""
+    return torch.tensor(IMAGE_MEAN, device=device) * 255, torch.tensor(IMAGE_STD, device=device) * 255
