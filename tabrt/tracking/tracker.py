@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 import os
@@ -37,11 +38,11 @@ NEW_MARGIN = 0.05  # by which a new face's score must lie above that
 SURE_CONFIDENCE = 0.6  # a followed face below it must be seen by the detector too, now and then
 SURE_SCORE = 0.85  # from here on a new face is believed at once; below, the detector must see it there too:
 # the network's score and a share of the detector's certainty, in the mean of so many frames. Measured in single
-# pictures, with `tab1-lite`: 207 of 208 profiles reach 0.80 and more, 52 children 0.77; a suit 0.76, 361 pictures
-# without people 0.72.
+# pictures (`python -m training believe`), with `tab1-lite`: 207 of 208 profiles reach 0.83 and more, 52 children 0.80;
+# 320 pictures without people, a dog's face among them, 0.79.
 CERTAINTY_SHARE = 0.4
-AGREED = 0.765
-# Surer of everything: profiles and children 0.90 and more, the others up to 0.88; of `base` 0.83 and 0.80.
+AGREED = 0.797
+# Surer of everything: profiles and children 0.93 and more, the others but the dog 0.85; of `base` 0.83 and 0.80.
 AGREED_OF_WIDTH = {"nano": 0.89, "base": 0.82}
 AGREED_AT_ONCE = 0.085  # above that
 CONFIRMING = 4
@@ -238,19 +239,23 @@ class Tracker:
         looks = self._looking(image, [self._looking.around(box) for box in new])
         # Looked at twice: the second crop lies as those of a followed face do.
         looks = self._again(image, looks)
-        unsure = [look for look in looks if HOPELESS <= look.score < SURE_SCORE]
-        sure = [look for look in looks if look.score >= SURE_SCORE]
-        return [*sure, *(self._best_of(image, look) for look in unsure)]
+        sure = [look.score >= SURE_SCORE and look.is_sound(image.shape) for look in looks]
+        unsure = [look for look, is_sure in zip(looks, sure, strict=True) if look.score >= HOPELESS and not is_sure]
+        return [*itertools.compress(looks, sure), *(self._best_of(image, look) for look in unsure)]
 
     def _again(self, image: np.ndarray, looks: list[Look]) -> list[Look]:
         crops = [self._looking.after(look) for look in looks if np.isfinite(look.points).all()]
-        return [look for look in self._looking(image, crops) if look.is_sound(image.shape)]
+        return self._looking(image, crops)
 
     def _best_of(self, image: np.ndarray, look: Look) -> Look:
-        """Of a look, two more from there, and the same upside down, the one that the network is surest of."""
+        """Of a look, two more from there, and the same upside down, the one that the network is surest of.
+
+        One that is not sound may be on its way to a face that is.
+        """
         turned = self._looking(image, [self._looking.upside_down(look)])
         once = self._again(image, [look, *turned])
-        return max([look, *once, *self._again(image, once)], key=lambda each: each.score)
+        looks = [look, *once, *self._again(image, once)]
+        return max(looks, key=lambda each: (each.is_sound(image.shape), each.score))
 
     def _admit(self, look: Look, image: np.ndarray, now: float) -> bool:
         """Follow a found face: one that was lost not long ago, a new one, or one that is yet to be confirmed."""
