@@ -24,7 +24,7 @@ WIDTHS: dict[str, Sizes] = {
 }
 DEFAULT_WIDTH = "lite"
 DEFAULT_MODEL = "tab1-lite"
-WHY_DEFAULT = "nearly as exact as tab2-lite, in two thirds of its time"
+WHY_DEFAULT = "as exact as tab2-lite, in two thirds of its time"
 SHIPPED = ("tab1-nano", "tab1-lite", "tab2-lite", "tab2-base")  # models that are in the package, the cheapest first
 
 
