@@ -42,8 +42,9 @@ SURE_SCORE = 0.85  # from here on a new face is believed at once; below, the det
 # 320 pictures without people, a dog's face among them, 0.79.
 CERTAINTY_SHARE = 0.4
 AGREED = 0.797
-# Surer of everything: profiles and children 0.93 and more, the others but the dog 0.85; of `base` 0.83 and 0.80.
-AGREED_OF_WIDTH = {"nano": 0.89, "base": 0.82}
+# Others are surer of everything. Of `tab1-nano` profiles and children reach 0.93 and more, what is none but the dog
+# 0.85; of `tab2-lite` 0.828 and 0.820, of `tab2-base` 0.83 and 0.80.
+AGREED_OF = {(1, "nano"): 0.89, (2, "lite"): 0.824, (2, "base"): 0.82}
 AGREED_AT_ONCE = 0.085  # above that
 CONFIRMING = 4
 HOPELESS = 0.05  # what scores less when looked at twice is not looked at again; what became a face had 0.1 and more
@@ -105,7 +106,8 @@ class Tracker:
         self.engine = self._own(load_engine(model, engine, threads, device)) if isinstance(engine, str) else engine
         self._detector = self._own(Detector(detector)) if isinstance(detector, str) else detector
         self.topology = topology_named(self.engine.card.topology)
-        self._agreed = AGREED_OF_WIDTH.get(self.engine.card.width, AGREED)
+        card = self.engine.card
+        self._agreed = AGREED_OF.get((card.hourglasses, card.width), AGREED)
         self.seconds = dict.fromkeys(("detect", "crop", "network", "maps", "smooth"), 0.0)
         self._stage = {name: Stage(self.seconds, name) for name in self.seconds}.__getitem__
         self._looking = Looking(self.engine, self.topology, boundaries, self._stage)
