@@ -335,6 +335,19 @@ def test_what_cannot_be_meant_is_said(tracking, give, named: str):
         give(tracking[0])
 
 
+@pytest.mark.parametrize(("side", "right", "down"), [(0.45, 0, 0.45), (0.4, -0.15, 0.45), (0.35, 0.45, -0.3)])
+def test_a_detector_that_sees_half_of_a_face_beside_it_is_enough(side: float, right: float, down: float):
+    """As MediaPipe's does on some profiles: its box lies behind the eyes and is half as wide as the face."""
+    image = cv2.imread(str(PORTRAIT))
+    (x, y), whole = (222, 130), 102  # of the portrait's face: middle and side, px
+    detector = Detector()
+    detector.boxes = [box_at(x + right * whole, y + down * whole, side * whole)]
+    with Tracker(detector=detector) as tracker:
+        scenes = [tracker(Frame(image, index, index / 30)) for index in range(6)]
+    (face,) = scenes[-1].faces
+    assert np.linalg.norm(np.subtract(face.box.centre, (x, y))) < 0.2 * whole and face.box.score > 0.7
+
+
 def test_numbers_of_any_type_are_taken_and_others_named():
     engine = FakeEngine(upright_face())
     Tracker(engine=engine, detector=Detector(), faces=np.int64(4), smoothing="0.7", min_score=np.float32(0.5))

@@ -250,12 +250,13 @@ class Tracker:
         return self._looking(image, crops)
 
     def _best_of(self, image: np.ndarray, look: Look) -> Look:
-        """Of a look, two more from there, and the same upside down, the one that the network is surest of.
+        """Of a look, two more from there, and the same upside down and from farther away, the one that the network is
+        surest of.
 
         One that is not sound may be on its way to a face that is.
         """
-        turned = self._looking(image, [self._looking.upside_down(look)])
-        once = self._again(image, [look, *turned])
+        turned, farther = self._looking(image, [self._looking.upside_down(look), self._looking.farther(look)])
+        once = self._again(image, [look, turned, *([farther] if farther.score >= HOPELESS else [])])
         looks = [look, *once, *self._again(image, once)]
         return max(looks, key=lambda each: (each.is_sound(image.shape), each.score))
 
