@@ -58,11 +58,12 @@ def test_no_face_no_figure(tmp_path: Path):
 
 def test_a_film_in_place_of_its_landmark_file_is_told_how_to_make_one(run, tmp_path: Path):
     (tmp_path / "in.mp4").write_bytes(b"film")
+    (tmp_path / "in.png").write_bytes(b"a still of it, not to be asked about")
     for words in (["plot", "in.mp4"], ["draw", "in.mp4", "in.mp4", "--out", "out.mp4"]):
         done = run(*words)
         assert done.returncode == 1 and "in.mp4 is no landmark file" in done.stderr
         assert "tabrt video FILM --landmarks points.jsonl makes one" in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "in.png"]
 
 
 def test_a_figure_is_not_replaced_and_has_a_kind(tmp_path: Path):

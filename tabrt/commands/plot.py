@@ -28,8 +28,8 @@ def plot(path: str | Path, out: str | Path | None = None, overwrite: bool = Fals
     target = Path(path).with_suffix(".png") if out is None else Path(out)
     if target.suffix.lower() not in SUFFIXES:
         raise TabrtError(f"{target}: figures are written as {', '.join(SUFFIXES)}; use one of these suffixes")
+    seen = read_landmarks(path)  # first: a figure beside what is no landmark file matters to nobody
     check_outputs([path], target, overwrite=overwrite)
-    seen = read_landmarks(path)
     if not len(seen.ids):
         raise TabrtError(f"{path} has no face in it; there is nothing to plot")
     try:
