@@ -126,6 +126,17 @@ def test_a_network_of_another_scheme_is_refused(tmp_path):
     assert isinstance(result.exception, TabrtError) and "300w68" in str(result.exception)
 
 
+def test_networks_of_one_name_would_be_written_over_each_other(tmp_path):
+    best = []
+    for run in ("wide", "narrow"):
+        (tmp_path / run).mkdir()
+        best.append(str(random_checkpoint(tmp_path / run).rename(tmp_path / run / "best.safetensors")))
+    words = ["teach", "--teacher", best[0], "--pupils", best[1], "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, words)
+    assert isinstance(result.exception, TabrtError) and "give them different ones" in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
 def test_weights_that_are_not_finite_are_taken_back_at_half_the_rate():
     torch.manual_seed(0)
     learner = Learner("one", Tab(TabConfig(**TINY, hourglasses=1)), 1e-3)

@@ -144,6 +144,9 @@ def teach(
 
     first = learner(teacher, rates[0])
     others = [learner(name, rates[1]) for name in pupils.split(",") if name]
+    names = [each.name for each in (first, *others)]
+    if len(set(names)) < len(names):
+        raise TabrtError(f"{', '.join(names)}: each is written to {out} under its name; give them different ones")
     plan = with_shares(recipe_named(recipe), share or [])
     where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sets, _ = shared_faces(root, cache)
