@@ -9,10 +9,13 @@ import cv2
 import numpy as np
 import pytest
 from synthetic_faces import drawn_faces
+from typer.testing import CliRunner
 
 from tabrt.engines import load_engine
+from tabrt.errors import TabrtError
 from training import believing
 from training.believing import Kind, _Asked, ask, ask_all, table
+from training.commands import app
 
 PORTRAIT = Path(__file__).parent / "data" / "astronaut.png"
 
@@ -48,3 +51,8 @@ def test_what_is_taken_for_a_face_is_named(monkeypatch, tmp_path, portrait):
     kinds, none = ask_all(load_engine("tab1-lite"), tmp_path, tmp_path, [tmp_path], told.append)
     assert [kind.name for kind in kinds] == ["profiles", "children"]
     assert none.found == ["somebody.png"] and "somebody.png" in told[-1] and "in 1 of 1" in told[-1]
+
+
+def test_a_folder_that_is_not_there_is_told_before_anything_is_asked(tmp_path):
+    result = CliRunner().invoke(app, ["believe", "--without", str(tmp_path / "none"), "--model", "tab1-nano"])
+    assert isinstance(result.exception, TabrtError) and "is no folder" in str(result.exception)
