@@ -348,6 +348,34 @@ def test_a_detector_that_sees_half_of_a_face_beside_it_is_enough(side: float, ri
     assert np.linalg.norm(np.subtract(face.box.centre, (x, y))) < 0.2 * whole and face.box.score > 0.7
 
 
+class Sure(FakeEngine):
+    """As sure of its points as it is told to be."""
+
+    sure = 0.9
+
+    def read(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        count = len(crops), len(self.points)
+        return np.broadcast_to(self.points, (*count, 2)), np.full(count, self.sure, np.float32)
+
+
+@pytest.mark.parametrize("certain", [0.0, 0.8])
+def test_an_unsure_face_is_a_lost_one_only_if_the_detector_sees_it_too(certain: float):
+    """Else whatever looks a little like a face, about where one was lost, would have its id."""
+    detector, engine = Detector(), Sure(upright_face())
+    detector.certainty = lambda image, points, roll: certain  # type: ignore[attr-defined]
+    with Tracker(engine=engine, detector=detector) as tracker:
+        frames = (Frame(np.zeros((480, 640, 3), np.uint8), index, index / 30) for index in range(100))
+
+        def show(boxes: list[Box], sure: float) -> list[tabrt.Scene]:
+            detector.boxes, engine.sure = boxes, sure
+            return [tracker(next(frames)) for _ in range(10)]
+
+        assert show([box_at(300, 200)], 0.9)[-1].faces
+        assert not show([], 0.2)[-1].faces
+        found = show([box_at(300, 200)], 0.5)
+    assert {face.id for scene in found for face in scene.faces} == ({1} if certain else set())
+
+
 def test_numbers_of_any_type_are_taken_and_others_named():
     engine = FakeEngine(upright_face())
     Tracker(engine=engine, detector=Detector(), faces=np.int64(4), smoothing="0.7", min_score=np.float32(0.5))

@@ -222,9 +222,8 @@ class Tracker:
         with self._stage("detect"):
             boxes = self._detector(image, self._faces, thorough=first)
         self._refused = [(box, since) for box, since in self._refused if now - since < REFUSED_SECONDS]
-        unsure = [track for track in self._identities.tracks if track.confirmed and track.box.score < SURE_CONFIDENCE]
-        agreed = [self._agreement(track.look, image, STILL_SHARE) >= STILL_AGREED for track in unsure]
-        self._identities.check(dict(zip(unsure, agreed, strict=True)))
+        confirmed = [track for track in self._identities.tracks if track.confirmed]
+        self._identities.check({track: self._still_there(track.look, image) for track in confirmed})
         unknown = self._identities.unknown(boxes)
         room = self._faces - len(self._identities.tracks)
         found = [self._admit(look, image, now) for look in self._looks_at(image, unknown[:room])]
@@ -267,7 +266,7 @@ class Tracker:
         track = Track(look, now, Smoother(self._smoothing, self.topology))
         if any(collapsed(track, other) or misread(track, other) for other in self._identities.tracks):
             return False
-        if not self._identities.re_identify(track):
+        if not self._returns(track, image):
             agreed = math.inf if look.score >= SURE_SCORE else self._agreement(look, image)
             if agreed >= self._agreed + AGREED_AT_ONCE:
                 self._identities.believe(track)
@@ -277,6 +276,16 @@ class Tracker:
                 self._identities.believe(track, confirmed=False)
         self._identities.tracks.append(track)
         return True
+
+    def _returns(self, track: Track, image: np.ndarray) -> bool:
+        """Whether a found face is one that was lost; where it is unsure the detector must see it there, too."""
+        if not self._identities.lost or not self._still_there(track.look, image):
+            return False
+        return self._identities.re_identify(track)
+
+    def _still_there(self, look: Look, image: np.ndarray) -> bool:
+        """Whether a face that was confirmed before is still believed: by the network alone, or with the detector."""
+        return look.score >= SURE_CONFIDENCE or self._agreement(look, image, STILL_SHARE) >= STILL_AGREED
 
     def _confirm(self, image: np.ndarray, now: float) -> None:
         """Ask the detector about faces that are doubtful, for a few frames."""
