@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from tabrt.heatmaps import render_boundaries
 from tabrt.network import Tab, TabConfig
 from tabrt.network.checkpoint import load_checkpoint
 from tabrt.topology import WFLW98
+from training import card
 from training.batches import known_boundaries, scaled
 from training.card import Learner, Pool, Schoolroom, boundary_maps, distance_from, sized, teach_all, varied
 from training.commands import app
@@ -146,3 +149,29 @@ def test_weights_that_are_not_finite_are_taken_back_at_half_the_rate():
         next(learner.model.parameters()).fill_(float("nan"))
     assert not learner.sound()
     assert learner.sound() and learner.slower == 0.5
+
+
+def test_a_full_card_is_given_back_what_a_larger_step_took(monkeypatch, tmp_path):
+    held: list[int] = []
+    learners = [Learner(name, Tab(TabConfig(**TINY, hourglasses=1)), 1e-3) for name in ("one", "two")]
+
+    class Full:
+        """A stand-in for a graph, of which a card holds two of 64 crops or less."""
+
+        def __init__(self, function, inputs):
+            if len(inputs[0]) > 64 and len(held) == 1:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            held.append(len(inputs[0]))
+            weakref.finalize(self, held.remove, len(inputs[0]))
+
+    monkeypatch.setattr(card, "Graph", Full)
+    told: list[str] = []
+    room = Schoolroom({}, RECIPES["settle"], tmp_path, torch.device("cuda"), 1, batch=128, say=told.append)
+    room.pool = Pool(128, 98, torch.device("cpu"))
+    room.pool.put(torch.zeros((64, 256, 256, 3), dtype=torch.uint8), torch.zeros((64, 98, 2)))
+    for learner in learners:
+        learner.begin(RECIPES["settle"], torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: told.append(f"{len(held)} held"))
+    room._prepare(learners, None)
+    assert held == [64, 64] and room.batch == 64
+    assert "0 held" in told

@@ -18,10 +18,10 @@ from tabrt.engines import Engine
 from tabrt.tracking import Tracker
 from tabrt.tracking.looking import Look
 from tabrt.tracking.tracker import SURE_SCORE
+from training.empty import pictures_of
 from training.weaknesses import children, profiles
 
 SHARES = (0.2, 0.3, 0.4, 0.5)  # of the detector's certainty
-PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 _TOLD = 4  # of the lowest, and of the highest
 
 
@@ -68,13 +68,17 @@ def ask(name: str, pictures: Iterable[tuple[str, np.ndarray]], tracker: _Asked) 
 def ask_all(
     engine: Engine, root: Path, cache: Path, without: list[Path], say: Callable[[str], None]
 ) -> tuple[list[Kind], Kind]:
-    """Held-out profiles and children, and the pictures of folders in which nobody is."""
+    """Held-out profiles and children, and the pictures of folders in which nobody is.
+
+    Raises TabrtError for a folder without pictures, before anything is asked.
+    """
+    paths = [path for folder in without for path in pictures_of(folder)]
     tracker = _Asked(engine)
     kinds = []
     for name, faces in (("profiles", profiles(root, cache)), ("children", children(root, cache))):
         kinds.append(ask(name, ((faces.names[i], faces.read(i)) for i in range(len(faces))), tracker))
         say(f"{name}: {len(kinds[-1].found)} of {len(faces)} found")
-    none = ask("none", _read(without), tracker)
+    none = ask("none", _read(paths), tracker)
     taken = "".join(f"\n  {name}" for name in none.found)
     say(f"none: in {len(none.found)} of {len(none.asked)} something is taken for a face{taken}")
     tracker.close()
@@ -92,9 +96,8 @@ def table(kinds: list[Kind], none: Kind) -> str:
     return "\n".join(lines)
 
 
-def _read(folders: list[Path]) -> Iterable[tuple[str, np.ndarray]]:
-    for folder in folders:
-        for path in sorted(folder.iterdir()):
-            image = cv2.imread(str(path)) if path.suffix.lower() in PICTURES else None
-            if image is not None:
-                yield path.name, image
+def _read(paths: list[Path]) -> Iterable[tuple[str, np.ndarray]]:
+    for path in paths:
+        image = cv2.imread(str(path))
+        if image is not None:
+            yield path.name, image

@@ -243,6 +243,10 @@ class Learner:
         self.average = Average(self.model, _KEEP)
         self.good = copy.deepcopy(self.model.state_dict())
         self.slower = 1.0
+        self.release()
+
+    def release(self) -> None:
+        """Without a graph, whose memory goes, lessons of any size run kernel by kernel."""
         self.gradients: Callable[..., Tensor] = self._gradients
 
     def capture(self, lesson: Lesson) -> None:
@@ -411,17 +415,18 @@ class Schoolroom:
                     learner.capture(learner.lesson(crops, points, None if view is None else view.output))
                 self.say(f"ready after {time.time() - begun:.0f} s")
                 return view
-            except torch.cuda.OutOfMemoryError:
+            except RuntimeError as error:
+                view = None
+                for learner in learners:
+                    learner.release()
+                if not isinstance(error, torch.cuda.OutOfMemoryError):
+                    self.say(f"CUDA graphs cannot be captured ({first_line(error)}); running without, slower")
+                    return say
                 if self.batch <= 32:
                     raise
-                self.batch //= 2
-                self.say(f"the card's memory is full: {self.batch} faces in a step")
-                torch.cuda.empty_cache()
-            except RuntimeError as error:
-                self.say(f"CUDA graphs cannot be captured ({first_line(error)}); running without, slower")
-                for learner in learners:
-                    learner.gradients = learner._gradients
-                return say
+            self.batch //= 2
+            self.say(f"the card's memory is full: {self.batch} faces in a step")
+            torch.cuda.empty_cache()
 
     def _tell(
         self, learners, sums, told: int, seconds: float, seen: int, came: int, share: float, since: float

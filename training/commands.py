@@ -233,9 +233,6 @@ def believe(
     from tabrt.engines import load_engine
     from training.believing import ask_all, table
 
-    for folder in without or []:
-        if not folder.is_dir():
-            raise TabrtError(f"--without {folder} is no folder; give one of pictures that show no people")
     typer.echo(table(*ask_all(load_engine(model), root, cache, without or [], typer.echo)))
 
 

@@ -31,7 +31,7 @@ def make_empty(
     folders: of pictures that show no people; drawn and toy faces are welcome. Raises TabrtError where one has none.
     """
     rng = np.random.default_rng(seed)
-    files = [path for folder in folders for path in _pictures(folder)]
+    files = [path for folder in folders for path in pictures_of(folder)]
     made = list(_pieces(root, cache, round(count * _FROM_FACES) if files else count, rng))
     say(f"empty: {len(made)} beside faces and of them")
     detector = Detector()
@@ -45,7 +45,10 @@ def make_empty(
     return cache / EMPTY
 
 
-def _pictures(folder: Path) -> list[Path]:
+def pictures_of(folder: Path) -> list[Path]:
+    """The pictures of a folder and of those in it, in order. Raises TabrtError where it has none."""
+    if not folder.is_dir():
+        raise TabrtError(f"{folder} is no folder; give folders of pictures that show no people")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
     if not paths:
         raise TabrtError(f"{folder}: no picture in it; give folders of pictures that show no people")
