@@ -84,9 +84,11 @@ except ModuleNotFoundError:
     import time
 
     print("this is not Blender: what comes is printed, until Ctrl-C", flush=True)
+    pose = [0, 0, 0]
     while True:
-        pose, shapes = heard(ear)
+        newer, shapes = heard(ear)
+        pose = newer or pose  # it comes before the shapes, and may have been heard before
         if shapes is not None:
             moving = ", ".join(f"{name} {value:.2f}" for name, value in shapes.items() if value > 0.2)
-            print("yaw {:.0f}, pitch {:.0f}, roll {:.0f};".format(*pose or (0, 0, 0)), moving, flush=True)
+            print("yaw {:.0f}, pitch {:.0f}, roll {:.0f};".format(*pose), moving, flush=True)
         time.sleep(1 / 30)

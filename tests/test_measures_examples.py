@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -129,8 +130,10 @@ def test_blender_hears_pose_and_shapes(tmp_path: Path, blender: bool):
     try:
         first = process.stdout.readline()
         assert first.startswith("ready" if blender else "this is not Blender")
-        with OscSink(f"127.0.0.1:{port}", measures=True) as sink:
-            sink(scene(face(seen(-20, 10, 5, head=OPEN_MOUTH))))
+        with OscSink(f"127.0.0.1:{port}", measures=True) as sink, socket.socket(type=socket.SOCK_DGRAM) as mouth:
+            for packet in sink.packets(scene(face(seen(-20, 10, 5, head=OPEN_MOUTH)))):
+                mouth.sendto(packet, ("127.0.0.1", port))
+                time.sleep(0.2)  # the pose is heard before the shapes come, as now and then it is by chance
         line = process.stdout.readline()
     finally:
         process.kill()
