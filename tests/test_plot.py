@@ -66,6 +66,14 @@ def test_a_film_in_place_of_its_landmark_file_is_told_how_to_make_one(run, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "in.png"]
 
 
+@pytest.mark.parametrize("path", ["photo.png", ".", "./", ""])
+def test_a_picture_or_a_folder_in_place_of_a_landmark_file_is_told_how_to_make_one(run, tmp_path: Path, path: str):
+    (tmp_path / "photo.png").write_bytes(b"picture")
+    done = run("plot", path)
+    assert done.returncode == 1 and f"{path} is no landmark file" in done.stderr
+    assert "of pictures tabrt image" in done.stderr and "report it" not in done.stderr
+
+
 def test_a_figure_is_not_replaced_and_has_a_kind(tmp_path: Path):
     path = seen_in(tmp_path / "points.jsonl")
     (tmp_path / "points.png").write_bytes(b"mine")

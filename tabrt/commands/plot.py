@@ -25,10 +25,10 @@ def plot(path: str | Path, out: str | Path | None = None, overwrite: bool = Fals
 
     Returns its path. Raises TabrtError: no landmark file, nobody in it, a place that cannot be written.
     """
-    target = Path(path).with_suffix(".png") if out is None else Path(out)
-    if target.suffix.lower() not in SUFFIXES:
-        raise TabrtError(f"{target}: figures are written as {', '.join(SUFFIXES)}; use one of these suffixes")
+    if out is not None and Path(out).suffix.lower() not in SUFFIXES:
+        raise TabrtError(f"{out}: figures are written as {', '.join(SUFFIXES)}; use one of these suffixes")
     seen = read_landmarks(path)  # first: a figure beside what is no landmark file matters to nobody
+    target = Path(path).with_suffix(".png") if out is None else Path(out)
     check_outputs([path], target, overwrite=overwrite)
     if not len(seen.ids):
         raise TabrtError(f"{path} has no face in it; there is nothing to plot")

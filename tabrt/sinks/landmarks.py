@@ -158,7 +158,7 @@ def _suffix_of(path: str | Path) -> str:
     except TabrtError:
         raise TabrtError(
             f"{path} is no landmark file, as its name ends in none of {', '.join(SUFFIXES)}; "
-            "tabrt video FILM --landmarks points.jsonl makes one"
+            "tabrt video FILM --landmarks points.jsonl makes one, of pictures tabrt image"
         ) from None
 
 
