@@ -338,6 +338,9 @@ def test_wrong_usage_is_exit_2(run: Run, words: list[str]):
         ("video in.mp4 --crops faces --draw boundaries", "--out"),
         ("video in.mp4 --out o.mp4 --no-overlay --draw boundaries", "--overlay"),
         ("video in.mp4 --crops faces --measures", "--landmarks"),
+        ("video in.mp4 --out o.mp4 --hide blur --measures", "--landmarks"),
+        ("video in.mp4 --out o.mp4 --crops faces --no-overlay --measures", "--overlay"),
+        ("live --no-overlay --measures", "--overlay"),
         ("image in.jpg --out o.jpg --crop-margin 1", "--crops"),
         ("image in.jpg --crops faces --crop-align ffhq --crop-margin 1", "ffhq"),
         ("live --host 0.0.0.0", "--serve"),
@@ -353,7 +356,17 @@ def test_what_would_change_nothing_is_refused_with_what_it_needs(run: Run, tmp_p
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("words", [{"serve": 0, "host": "0.0.0.0"}, {"hide": "blur"}, {"overlay": False}])
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"serve": 0, "host": "0.0.0.0"},
+        {"hide": "blur"},
+        {"overlay": False},
+        {"measures": True},
+        {"measures": True, "overlay": False, "serve": 0},
+        {"measures": True, "hide": "blur", "landmarks": "o.jsonl"},
+    ],
+)
 def test_what_has_something_to_change_is_taken(words: dict):
     LiveOptions(**words)
 

@@ -151,10 +151,11 @@ def test_frames_that_the_file_does_not_have_are_told(clip: Path, whole: Path, tm
     assert told(*lines) == []
 
 
-def test_faces_that_were_hidden_are_hidden_again(clip: Path, whole: Path, tmp_path: Path):
+@pytest.mark.parametrize("more", [{}, {"measures": ["jawOpen"]}], ids=["points", "measures"])
+def test_faces_that_were_hidden_are_hidden_again(clip: Path, whole: Path, tmp_path: Path, more: dict):
     header, *lines = (whole / "points.jsonl").read_text().splitlines(keepends=True)
     path = tmp_path / "hidden.jsonl"
-    path.write_text(json.dumps(json.loads(header) | {"options": {"hide": "black"}}) + "\n" + "".join(lines))
+    path.write_text(json.dumps(json.loads(header) | {"options": {"hide": "black"}} | more) + "\n" + "".join(lines))
     draw(DrawOptions(source=str(clip), landmarks=str(path), out=str(tmp_path / "hidden.mp4")))
     face = read_landmarks(path).points[0, 0]
     x, y = face[54].astype(int)

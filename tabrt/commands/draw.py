@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from typing import Any
 
 import typer
@@ -89,12 +90,12 @@ def _as_then(recording: Recording, options: DrawOptions) -> VideoOptions:
         then.pop("fov", None)  # which changed nothing
     try:
         _check_kinds(then)
-        VideoOptions(source=options.source, out=options.out, **then)
+        as_then = VideoOptions(source=options.source, out=options.out, landmarks=options.landmarks, **then)
     except (TypeError, typer.BadParameter):
         raise TabrtError(f"{recording.path} names options that cannot be; was it edited?") from None
     now = {name: getattr(options, name) for name in ("hide", "hide_all_but", "overlay")}
     changed = {name: value for name, value in now.items() if value is not None}
-    return VideoOptions(source=options.source, out=options.out, **then | changed)
+    return replace(as_then, **changed)
 
 
 def _check_kinds(then: dict[str, Any]) -> None:

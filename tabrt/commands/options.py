@@ -44,6 +44,7 @@ AlignmentName = Literal["plain", "ffhq", "arcface"]
 
 _PICTURES = ("out", "window", "serve", "virtual_camera")  # what shows or writes them whole
 _AVATARS = ("openseeface", "ifacialmocap", "vmc")
+_MEASURED = ("landmarks", "serve", "osc", *_AVATARS)  # what tells measures, whatever is drawn
 _OF_PICTURES = "is about pictures, of which none are written; give --out, too"
 _OF_FILM = "is about the film that --out writes; give --out, too"
 _OF_CROPS = "is about crops, of which none are written; give --crops DIR, too"
@@ -61,7 +62,7 @@ _MEANS_NOTHING_WITHOUT: dict[str, tuple[tuple[str, ...], str]] = {
     "crop_margin": (("crops",), _OF_CROPS),
     "crop_films": (("crops",), "says how --crops is written; give --crops DIR, too"),
     "fov": (("measures", *_AVATARS), "is about measures, of which none are told; give --measures, too"),
-    "measures": ((*_PICTURES, "landmarks", "osc", *_AVATARS), "has nowhere to be told; give --out or --landmarks, too"),
+    "measures": ((*_PICTURES, *_MEASURED), "has nowhere to be told; give --out or --landmarks, too"),
     "host": (("serve",), "says where --serve serves; give --serve PORT, too"),
     "vmc_head": (("vmc",), "says what --vmc sends; give --vmc HOST, too"),
 }
@@ -210,6 +211,8 @@ class HidingOptions(TrackingOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.shown_ids
+        if self.measures and not self.drawn and not any(map(self._has, _MEASURED)):
+            raise typer.BadParameter("--measures are drawn on faces, and none is; give --overlay or --landmarks, too")
 
     @property
     def shown_ids(self) -> frozenset[int]:
