@@ -343,6 +343,7 @@ def test_wrong_usage_is_exit_2(run: Run, words: list[str]):
         ("live --no-overlay --measures", "--overlay"),
         ("image in.jpg --out o.jpg --crop-margin 1", "--crops"),
         ("image in.jpg --crops faces --crop-align ffhq --crop-margin 1", "ffhq"),
+        ("video - --landmarks o.jsonl --jobs 2", "several films"),
         ("live --host 0.0.0.0", "--serve"),
         ("live --no-window --landmarks o.jsonl --hide blur", "--out"),
     ],

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import av
 import pytest
+import typer
 from conftest import CLIP, TIMES, command, environment, posix
 
 from tabrt.commands.films import Board, films, planned
@@ -157,6 +158,14 @@ def test_pictures_are_named_by_patterns_too(here: Path):
 
 def lines_in(path: Path) -> int:
     return len(list(landmark_lines(path))) - 1
+
+
+def test_jobs_are_for_several_films_and_a_folder_may_hold_one(here: Path):
+    touched("in/a.mp4")
+    with pytest.raises(typer.BadParameter, match="--jobs is about several films"):
+        plan("in/a.mp4", landmarks="a.jsonl", jobs=2)
+    for names in (["in"], ["in/*.mp4"], ["in/a.mp4", "in/a.mp4"]):
+        assert plan(*names, landmarks="points/", jobs=2) == [("in/a.mp4", None, "points/a.jsonl")]
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
