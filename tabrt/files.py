@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -129,10 +129,15 @@ def _umask() -> int:
     return mask
 
 
-def check_outputs(inputs: Sequence[str | Path], *outputs: str | Path | None, overwrite: bool = True) -> None:
+def check_outputs(
+    inputs: Sequence[str | Path],
+    *outputs: str | Path | None,
+    overwrite: bool = True,
+    folders: Collection[Path] = (),
+) -> None:
     """Raise TabrtError, before any work, for an output that cannot be written or that would destroy an input.
 
-    overwrite: whether a file that is there already, and is not empty, may be replaced.
+    overwrite: whether a file that is there already, and is not empty, may be replaced. folders: that will be made.
     """
     taken = {_identity(Path(path)) for path in inputs}
     for output in outputs:
@@ -140,7 +145,7 @@ def check_outputs(inputs: Sequence[str | Path], *outputs: str | Path | None, ove
             continue
         path = Path(output)
         try:
-            _check_writable(path)
+            _check_writable(path, path.parent in folders)
         except (OSError, ValueError) as problem:  # such as a name that is too long
             why = first_line(problem)
             raise TabrtError(f"{printable(path)} cannot be written ({why}); choose another name") from None
@@ -160,19 +165,43 @@ def check_folder(folder: str | Path | None, overwrite: bool = True) -> None:
         return
     path = Path(folder)
     try:
-        if os.path.lexists(path) and not path.is_dir():
-            raise TabrtError(f"{printable(path)} is a file, not a folder; name another")
+        there = path if os.path.lexists(path) else _there(path)
+        if not there.is_dir():
+            raise TabrtError(f"{printable(there)} is a file, not a folder; name another")
         if path.is_dir() and not overwrite and any(path.iterdir()):
             raise TabrtError(f"{printable(path)} holds files already; choose another folder, or give --overwrite")
-        path.mkdir(parents=True, exist_ok=True)
-        if not os.access(path, os.W_OK):
-            raise TabrtError(f"{printable(path)} may not be written; choose another folder, or change its rights")
+        if not os.access(there, os.W_OK):
+            raise TabrtError(f"{printable(there)} may not be written; choose another folder, or change its rights")
     except (OSError, ValueError) as problem:
         why = first_line(problem)
         raise TabrtError(f"the folder {printable(path)} cannot be made ({why}); choose another") from None
 
 
-def _check_writable(path: Path) -> None:
+@contextlib.contextmanager
+def folders_for(files: Iterable[str | Path]) -> Iterator[None]:
+    """Make the folders that files go into; in the end, new ones that hold nothing are taken away. Raises TabrtError."""
+    wanted = {Path(file).parent for file in files}
+    missing = {each for folder in wanted for each in (folder, *folder.parents) if not each.exists()}
+    try:
+        for folder in wanted:
+            _make_folder(folder)
+        yield
+    finally:
+        for folder in sorted(missing, key=lambda folder: len(folder.parts), reverse=True):
+            with contextlib.suppress(OSError):  # it holds something
+                folder.rmdir()
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        why = problem.strerror
+        raise TabrtError(f"the folder {printable(folder)} cannot be made ({why}); choose another") from None
+
+
+def _check_writable(path: Path, made: bool) -> None:
+    """made: whether its folder will be."""
     try:
         os.lstat(path)
     except FileNotFoundError:
@@ -182,10 +211,16 @@ def _check_writable(path: Path) -> None:
         raise TabrtError(f"cannot write {path} ({why}); choose another name") from None
     if os.path.isdir(path):
         raise TabrtError(f"{path} is a folder; name a file in it")
-    if not os.path.isdir(path.parent):
+    there = _there(path)
+    if not made and there not in (path, path.parent):
         raise TabrtError(f"there is no folder {path.parent}; make it first, or choose another")
-    if not os.access(path if os.path.exists(path) else path.parent, os.W_OK):
+    if not os.access(there, os.W_OK):
         raise TabrtError(f"{path} may not be written; choose another folder, or change its rights")
+
+
+def _there(path: Path) -> Path:
+    """The path, or what it would lie in, as far as that is there."""
+    return next((each for each in (path, *path.parents) if os.path.exists(each)), Path(path.anchor))
 
 
 def _identity(path: Path) -> object:

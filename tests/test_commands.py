@@ -133,6 +133,14 @@ def test_what_is_the_matter_with_pictures_is_told_of_each_beside_those_that_cann
     assert len(list((tmp_path / "out").iterdir())) == 3
 
 
+@pytest.mark.parametrize("words", ["image face.png --out new/drawn/ --crops faces", "demo --out new/demo"])
+def test_a_refused_model_leaves_no_folders(run, tmp_path: Path, words: str):
+    cv2.imwrite(str(tmp_path / "face.png"), face_picture())
+    for model in ("missing.onnx", "face.png"):
+        assert run(*words.split(), "--model", model).returncode == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["face.png"]
+
+
 def test_pictures_of_one_name_are_refused_rather_than_lost(tmp_path: Path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

@@ -100,7 +100,7 @@ def test_outputs_go_into_a_folder_by_their_films_names(here: Path):
         ("b.avi", "drawn/b.mp4", "points/b.jsonl"),
         ("c.webm", "drawn/c.webm", "points/c.jsonl"),
     ]
-    assert Path("drawn").is_dir() and Path("points").is_dir()
+    assert not Path("drawn").exists() and not Path("points").exists()  # yet
 
 
 def test_outputs_keep_the_folders_of_their_films(here: Path):
@@ -133,7 +133,8 @@ BAD_PLANS = {
     "over the films": (["x/a.mp4", "b.mp4"], {"out": "x/"}, "x/a.mp4 is read or written already"),
     "over what is there": (["x/a.mp4", "b.mp4"], {"landmarks": "old"}, "--overwrite"),
     "one to the place of another": (["b.mp4", "x/a.mp4"], {"out": "new", "landmarks": "new/{name}.mp4"}, "already"),
-    "into what is no folder": (["b.mp4", "x/a.mp4"], {"out": "b.mp4/drawn/"}, "cannot make the folder"),
+    "into what is no folder": (["b.mp4", "x/a.mp4"], {"out": "b.mp4/drawn/"}, "cannot write b.mp4/drawn/b.mp4"),
+    "into a folder that nobody makes": (["b.mp4"], {"out": "nowhere/b.mp4"}, "there is no folder nowhere"),
 }
 
 
@@ -145,6 +146,30 @@ def test_outputs_that_cannot_be_are_refused_before_any_work(here: Path, name: st
         plan(*names, **options)
     assert Path("x/a.mp4").read_text() == Path("old/b.jsonl").read_text() == "a film, some day"
     assert not Path("drawn").exists()
+
+
+def test_a_file_may_go_into_the_folder_that_is_made_for_others(here: Path):
+    touched("b.mp4")
+    assert plan("b.mp4", out="new/", landmarks="new/points.csv") == [("b.mp4", "new/b.mp4", "new/points.csv")]
+
+
+@pytest.mark.parametrize("what", ["--model missing.onnx", "--model broken.onnx", "--codec none", "--engine tensorrt"])
+@pytest.mark.parametrize("film", ["in", "in/a.mp4"], ids=["folder", "film"])
+def test_what_is_refused_leaves_no_folders(run: Run, here: Path, clip: Path, film: str, what: str):
+    Path("in").mkdir()
+    shutil.copy(clip, "in/a.mp4")
+    shutil.copy(clip, "in/b.mp4")
+    Path("broken.onnx").write_bytes(b"no model")
+    Path("kept").mkdir()
+    words = f"video {film} --out new/drawn/ --landmarks kept/points/{{name}}.jsonl --crops faces {what}"
+    assert run(*words.split()).returncode == 1
+    assert sorted(map(str, Path().iterdir())) == ["broken.onnx", "in", "kept"] and not list(Path("kept").iterdir())
+
+
+def test_a_film_that_is_none_leaves_no_folder(run: Run, here: Path):
+    touched("a.mp4")
+    assert run(*["video", "a.mp4", "--out", "drawn/", "--landmarks", "points/", "--crops", "faces"]).returncode == 1
+    assert [str(path) for path in Path().iterdir()] == ["a.mp4"]
 
 
 def test_pictures_are_named_by_patterns_too(here: Path):

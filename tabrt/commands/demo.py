@@ -12,8 +12,8 @@ import numpy as np
 from tabrt.commands.options import DemoOptions, VideoOptions
 from tabrt.commands.summary import Summary
 from tabrt.commands.video import video
-from tabrt.errors import TabrtError
 from tabrt.faces import Frame
+from tabrt.files import folders_for
 from tabrt.film import open_film
 from tabrt.sinks import write_image
 
@@ -23,15 +23,11 @@ SHEET_COLUMNS, SHEET_ROWS, SHEET_WIDTH = 4, 3, 480  # of a contact sheet; px of 
 
 def demo(options: DemoOptions, film: Path = DEMO_FILM) -> tuple[Summary, list[Path]]:
     """Track a film into the folder `out`. Returns what was done, and the files: film, landmarks, contact sheet."""
-    folder = Path(options.out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise TabrtError(f"cannot make the folder {folder} ({problem.strerror}); choose another with --out") from None
-    files = [folder / name for name in ("demo.mp4", "demo.jsonl", "demo.png")]
+    files = [options.out / name for name in ("demo.mp4", "demo.jsonl", "demo.png")]
     outputs = {"out": str(files[0]), "landmarks": str(files[1]), "overwrite": True}
-    summary = video(VideoOptions(source=str(film), **asdict(options) | outputs))
-    contact_sheet(files[0], files[2])
+    with folders_for(files):
+        summary = video(VideoOptions(source=str(film), **asdict(options) | outputs))
+        contact_sheet(files[0], files[2])
     return summary, files
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import fields
 from functools import partial
+from itertools import filterfalse
 from pathlib import Path
 
 from rich.progress import TaskID, TextColumn
@@ -16,14 +17,14 @@ from rich.progress import TaskID, TextColumn
 from tabrt.commands.cluster import cluster_runner
 from tabrt.commands.finished import broken_off, is_finished, was_begun
 from tabrt.commands.jobs import Job, Outcome, Runner, one_after_the_other
-from tabrt.commands.naming import NAME, Source, films_of, targets, without_outputs
+from tabrt.commands.naming import NAME, Source, films_of, new_folders, targets, without_outputs
 from tabrt.commands.options import FilmOptions, VideoOptions, VideosOptions
 from tabrt.commands.processes import side_by_side
 from tabrt.commands.progress import SECONDS_BETWEEN_LINES, Standing, bar
 from tabrt.commands.remote import brought_here, is_remote, is_there
 from tabrt.commands.video import video
 from tabrt.errors import TabrtError
-from tabrt.files import check_folder, check_outputs, printable, without_password
+from tabrt.files import check_folder, check_outputs, folders_for, printable, without_password
 from tabrt.words import counted, listed
 
 WRITTEN_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
@@ -46,10 +47,11 @@ def _films(options: VideosOptions, runner: Runner) -> tuple[list[str], str | Non
     lines = _finished_before(finished, count)
     if not jobs:
         return lines, None
-    if count == 1 and options.cluster is None:
-        return _one(jobs[0]), None
     start, names = time.monotonic(), _short([job.source for job in jobs])
-    outcomes = _done(jobs, names, runner)
+    with folders_for([output for output in _outputs(jobs) if not is_remote(output)]):
+        if count == 1 and options.cluster is None:
+            return _one(jobs[0]), None
+        outcomes = _done(jobs, names, runner)
     failed = [_failure(jobs[outcome.number], outcome.problem) for outcome in outcomes if outcome.problem is not None]
     lines = [*_table(names, outcomes, time.monotonic() - start), *lines, *_notes(names, outcomes), *failed]
     others = "" if len(failed) == count else ", the others are done"
@@ -76,23 +78,26 @@ def planned(options: VideosOptions) -> tuple[list[Job], list[Job]]:
         )
         for index, source in enumerate(sources)
     ]
-    _check([job.source for job in jobs], _outputs(jobs))
+    folders = new_folders(options.out, outs) | new_folders(options.landmarks, landmarks)
+    _check([job.source for job in jobs], _outputs(jobs), folders=folders)
     goes_by_files = options.skip_finished or options.resume
     finished = {job for job in jobs if goes_by_files and is_finished(job)}
     begun = {job for job in jobs if goes_by_files and was_begun(job)}
     if options.resume:
         for job in set(jobs) - finished - begun:
             broken_off(job)  # says so of a file that is there and not this job's
-    _check([], _outputs(job for job in jobs if job not in finished | begun), options.overwrite)
+    _check([], _outputs(job for job in jobs if job not in finished | begun), options.overwrite, folders)
     for job in jobs:
         if job not in finished:
             check_folder(job.crops, options.overwrite or job in begun)
     return [job for job in jobs if job not in finished], list(finished)
 
 
-def _check(inputs: Sequence[str], outputs: Sequence[str], overwrite: bool = True) -> None:
-    """Raise TabrtError for an output that cannot be, here or elsewhere."""
-    check_outputs(inputs, *(output for output in outputs if not is_remote(output)), overwrite=overwrite)
+def _check(
+    inputs: Sequence[str], outputs: Sequence[str], overwrite: bool = True, folders: Collection[Path] = ()
+) -> None:
+    """Raise TabrtError for an output that cannot be, here or elsewhere. folders: that will be made."""
+    check_outputs(inputs, *filterfalse(is_remote, outputs), overwrite=overwrite, folders=folders)
     taken = set(inputs)
     for output in filter(is_remote, outputs):
         if output in taken:

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from tabrt.commands.naming import Source, expanded, targets
+from tabrt.commands.naming import Source, expanded, new_folders, targets
 from tabrt.commands.options import ImageOptions
 from tabrt.commands.progress import Progress, Stopwatch, Timed
 from tabrt.commands.summary import Summary, drawing, landmark_header, stages, summary
 from tabrt.detection import Detector
 from tabrt.errors import TabrtError
 from tabrt.faces import Frame, Scene
-from tabrt.files import check_folder, check_outputs, printable
+from tabrt.files import check_folder, check_outputs, folders_for, printable
 from tabrt.film import PICTURE_SUFFIXES, left_out, pictures_in, read_image
 from tabrt.sinks import CropSink, LandmarkWriter, PictureSink, Sink, crop_transforms
 from tabrt.tracking import Tracker
@@ -39,13 +39,15 @@ def image(options: ImageOptions, tracker: Tracker | None = None) -> tuple[Summar
     named = _pictures(options.sources)
     drawn = [Path(each) for each in targets(options.out, named, "pictures", "--out", _written_name)]
     pictures = [Path(picture.path) for picture in named]
-    check_outputs(pictures, *drawn, options.landmarks, overwrite=options.overwrite)
+    folders = new_folders(options.out, drawn)
+    check_outputs(pictures, *drawn, options.landmarks, overwrite=options.overwrite, folders=folders)
     check_folder(options.crops, options.overwrite)
     watch = Stopwatch()
     problems: dict[Path, str] = {}
     told: dict[str, list[Path]] = {}  # what was done to pictures, and to which
     with ExitStack() as stack:
         tracker = tracker or stack.enter_context(options.tracker(options.boundaries))
+        stack.enter_context(folders_for(drawn))
         sinks = [stack.enter_context(sink) for sink in _sinks(options, pictures, drawn, tracker, watch)]
         progress = stack.enter_context(Progress(len(pictures), "pictures"))
         frames = watch.each("decode", _read(pictures, problems, told))

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from tabrt.commands.remote import is_remote, listed
-from tabrt.errors import TabrtError, first_line
+from tabrt.errors import TabrtError
 from tabrt.files import printable
 
 NAME = "{name}"  # in an output, for the name of its source
@@ -116,9 +116,9 @@ def targets(
 ) -> list[str]:
     """Where the output of each source goes: to the file `out`, into the folder `out`, or to the pattern `out`.
 
-    A pattern has {name} in it. A folder is one that is there, or a name that ends in a slash or has no suffix; it is
-    made when it is missing, and keeps the folders that the sources lie in. named: what an output is called in it.
-    kind: what the sources are, in the plural. Raises TabrtError, before anything is made, for outputs of one name.
+    A pattern has {name} in it. A folder is one that is there, or a name that ends in a slash or has no suffix; it may
+    be missing, and keeps the folders that the sources lie in. named: what an output is called in it. kind: what the
+    sources are, in the plural. Raises TabrtError for outputs of one name.
     """
     if out is None:
         return []
@@ -134,9 +134,12 @@ def targets(
     if count > 1:
         name = os.path.basename(twice)
         raise TabrtError(f"several {kind} are called {name}; give their folders one at a time, each its own {option}")
-    for parent in {os.path.dirname(path) for path in found if "://" not in path}:
-        _make(parent or ".", option)
     return found
+
+
+def new_folders(out: str | Path | None, files: Iterable[str | Path]) -> set[Path]:
+    """The folders to be made for the outputs of `targets`: none for a file that was named itself."""
+    return {Path(file).parent for file in files} if out and (is_folder(out) or NAME in str(out)) else set()
 
 
 def target(out: str | Path, source: Source, named: Callable[[Source], str]) -> str:
@@ -176,11 +179,3 @@ def _filled(pattern: Path, source: Source) -> Path:
     first = next(index for index, part in enumerate(parts) if NAME in part)
     whole = [*parts[:first], *source.below, *(part.replace(NAME, source.name) for part in parts[first:])]
     return Path(*whole)
-
-
-def _make(folder: str, option: str) -> None:
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except (OSError, ValueError) as problem:
-        why = first_line(problem)
-        raise TabrtError(f"cannot make the folder {printable(folder)} ({why}); choose another {option}") from None

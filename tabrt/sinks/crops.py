@@ -37,6 +37,7 @@ class CropSink(Sink):
     ):
         self._folder, self._aligning, self._only = folder, aligning, only
         self._named = named or _by_id_and_frame
+        _make(folder)
         self.count = 0  # of pictures
 
     @property
