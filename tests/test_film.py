@@ -393,7 +393,7 @@ import numpy as np
 from tabrt.film import sound as sound_module
 from tabrt.film.writing import FilmWriter
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background inherits that it is ignored
-noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
+noise = np.random.default_rng(0).integers(0, 1 if "still" in sys.argv else 255, (240, 320, 3), np.uint8)
 with FilmWriter(sys.argv[1], 320, 240, 30, index_first="live" not in sys.argv) as writer:
     for number in range(100_000):
         writer.write(np.roll(noise, number, axis=1), number / 30)
@@ -403,7 +403,10 @@ with FilmWriter(sys.argv[1], 320, 240, 30, index_first="live" not in sys.argv) a
 """
 
 
-@pytest.mark.parametrize("suffix, kind", [(".mp4", "film"), (".mov", "film"), (".mkv", "film"), (".mp4", "live")])
+@pytest.mark.parametrize(
+    "suffix, kind",
+    [(".mp4", "film"), (".mov", "film"), (".mkv", "film"), (".mp4", "live"), (".mkv", "still"), (".webm", "still")],
+)
 @posix
 def test_a_killed_run_leaves_a_film_that_opens(tmp_path, suffix, kind):
     out = tmp_path / f"a{suffix}"

@@ -33,6 +33,7 @@ _ENCODER_OPTIONS = {
     "libsvtav1": {"preset": "10"},
 }
 _FRAGMENTED = {"movflags": "delay_moov+default_base_moof", "frag_duration": "1000000", "flush_packets": "1"}
+_CLUSTERED = {"cluster_time_limit": "1000", "flush_packets": "1"}  # of Matroska: what a fragment is to mp4
 _HYBRID = _FRAGMENTED | {"movflags": "delay_moov+hybrid_fragmented"}
 _MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 
@@ -40,13 +41,13 @@ _MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".we
 class FilmWriter:
     """A film being written: H.264 in yuv420p, each picture at its own time, the sound of `film` copied beside it.
 
-    The suffix of `path` chooses the container: .mp4 .m4v .mov .mkv .webm (VP9). An mp4 or mov is written in fragments
-    of a second, so that a killed run leaves a film that opens; `close` rewrites it with its index in front
-    (faststart), or with `index_first` off makes it a plain one at once, whatever its size, with its index behind. An
-    odd side gets one more row or column, a copy of the edge, as yuv420p needs. Sound that players of the container do
-    not take becomes AAC (Opus in .webm); subtitles, chapters and what the film says of itself are copied where the
-    container has a place for them, unless `anonymous`. `notes` says what was changed or lost, one line a track, and
-    is whole after `close`.
+    The suffix of `path` chooses the container: .mp4 .m4v .mov .mkv .webm (VP9). It is written in pieces of a second, so
+    that a killed run leaves a film that opens; `close` rewrites an mp4 or mov with its index in front (faststart), or
+    with `index_first` off makes it a plain one at once, whatever its size, with its index behind. An odd side gets one
+    more row or column, a copy of the edge, as yuv420p needs. Sound that players of the container do not take becomes
+    AAC (Opus in .webm); subtitles, chapters and what the film says of itself are copied where the container has a
+    place for them, unless `anonymous`. `notes` says what was changed or lost, one line a track, and is whole after
+    `close`.
 
     soundtrack: the sound of a source that is no film, on the clock of its pictures.
     Times are kept as they are with a `film`, which is to be read only after the writer is made; without one, and of a
@@ -97,7 +98,7 @@ class FilmWriter:
 
     def _open(self, codec: str, crf: int, anonymous: bool) -> None:
         fragments = _FRAGMENTED if self._faststart else _HYBRID
-        options = fragments | _timescale(self._clock) if self._fragmented else {}
+        options = fragments | _timescale(self._clock) if self._fragmented else _CLUSTERED
         self._container = container = _create(self.path, options)
         aspect = None if self._film is None else self._film.pixel_aspect
         self._picture = _Picture(container, codec, crf, self._size, self._rate, self._clock, aspect)
