@@ -215,6 +215,27 @@ def test_h264_mp4_that_players_take(tmp_path):
     assert not list(tmp_path.glob(".*")), "nothing else is left behind"
 
 
+def test_colours_are_neither_darkened_nor_tinged(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (24, 32, 3)).astype(np.uint8)
+    colours[:8] = np.arange(256, dtype=np.uint8).reshape(8, 32, 1)  # all greys
+    with FilmWriter(tmp_path / "a.mp4", 32 * 16, 24 * 16, 25, crf=0) as writer:  # without loss
+        writer.write(colours.repeat(16, axis=0).repeat(16, axis=1), 0.0)
+    with av.open(str(tmp_path / "a.mp4")) as film:
+        planes = np.split(next(film.decode(video=0)).to_ndarray().ravel(), (384 * 512, 384 * 512 * 5 // 4))
+    light, blueness, redness = (
+        plane.reshape(24, 16 // step, 32, 16 // step)[:, 1, :, 1] for plane, step in zip(planes, (1, 2, 2), strict=True)
+    )
+    blue, green, red = np.moveaxis(colours / 255, 2, 0)
+    luma = 0.2126 * red + 0.7152 * green + 0.0722 * blue  # BT.709
+    for plane, exact in (
+        (light, 16 + 219 * luma),
+        (blueness, 128 + 224 * (blue - luma) / 1.8556),
+        (redness, 128 + 224 * (red - luma) / 1.5748),
+    ):
+        assert np.abs(plane - exact).max() < 1 and abs((plane - exact).mean()) < 0.05
+    assert (blueness[:8] == 128).all() and (redness[:8] == 128).all()
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mov"])
 def test_each_frame_keeps_its_own_time(tmp_path, suffix):
     ticks = [700, 701, 733, 1000, 1017, 4000, 4001, 9000, 9033, 9035]

@@ -16,7 +16,7 @@ import av
 import cv2
 import numpy as np
 from av.error import FFmpegError
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from tabrt.errors import TabrtError
 from tabrt.files import REPLACED, inode_of, make_room
@@ -26,6 +26,8 @@ from tabrt.film.pictures import ITU709
 from tabrt.film.sound import Soundtrack, Tracks, describe
 
 MAX_CLOCK = 1_000_000  # ticks a second
+# Without these swscale rounds brightness and colours down, by half a step on average: darker, and grey is tinged.
+_ROUNDED = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
 _ENCODER_OPTIONS = {
     "libx264": {"preset": "veryfast"},
     "libx265": {"preset": "veryfast", "x265-params": "log-level=error"},
@@ -250,7 +252,8 @@ class _Picture:
         if width % 2 or height % 2:
             image = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="bgr24")
-        picture = self._reformatter.reformat(picture, format=self._stream.pix_fmt, dst_colorspace=ITU709)
+        pixels = self._stream.pix_fmt
+        picture = self._reformatter.reformat(picture, format=pixels, dst_colorspace=ITU709, interpolation=_ROUNDED)
         picture.pts, picture.time_base = ticks, self._clock
         return self._stream.encode(picture)
 
