@@ -7,6 +7,7 @@ Here a head is reduced to a handful of colours, in a grid that moves, turns and 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import cv2
@@ -54,19 +55,38 @@ def cover(image: np.ndarray, region: Region, mode: Mode, strength: int = 0) -> N
 
     strength: 0 is the mode alone, up to STRONGEST. What is stronger is a plate.
     """
-    plate = PLATES[strength - 1] if strength else None
-    inner = 1.0 if plate is None else plate.size
-    reach = inner + (FEATHER[mode] if plate is None else PLATE_FEATHER)
-    crop = Crop(region.centre, reach * region.side, region.roll, size=VIEW)
+    if strength:
+        plate = PLATES[strength - 1]
+        _lay(image, region, _Shape(plate.size, PLATE_FEATHER, math.inf), lambda _: _plate(image, region, mode, plate))
+    else:
+        shape = _Shape(1.0, FEATHER[mode], POWER, smooth=mode != "mosaic")
+        _lay(image, region, shape, lambda crop: _fill(image, crop, shape.reach, mode))
+
+
+class _Shape(NamedTuple):
+    """What a cover hides, in sizes of the region, and how it ends."""
+
+    inner: float  # hidden wholly
+    feather: float  # outside of it
+    power: float  # of the superellipse; infinite for a rectangle
+    smooth: bool = True  # or in blocks
+
+    @property
+    def reach(self) -> float:
+        return self.inner + self.feather
+
+
+def _lay(image: np.ndarray, region: Region, shape: _Shape, filling: Callable[[Crop], np.ndarray]) -> None:
+    """Lay a cover over a region, in place. filling: what it looks like, for a crop of all of it."""
+    crop = Crop(region.centre, shape.reach * region.side, region.roll, size=VIEW)
     window = _window(crop, image.shape)
     if window is None:
         return
     left, top, right, bottom = window
-    radius = rounded(_ratio(region), VIEW, reach, POWER if plate is None else math.inf)
-    alpha = np.clip((reach - radius) / (reach - inner - SLACK), 0, 1)
+    radius = rounded(_ratio(region), VIEW, shape.reach, shape.power)
+    alpha = np.clip((shape.reach - radius) / (shape.feather - SLACK), 0, 1)
     alpha *= alpha * (3 - 2 * alpha) * 255
-    fill = _fill(image, crop, reach, mode) if plate is None else _plate(image, region, mode, plate)
-    laid = _spread(fill, crop, window, smooth=plate is not None or mode != "mosaic")
+    laid = _spread(filling(crop), crop, window, shape.smooth)
     mask = _spread(alpha.astype(np.uint8), crop, window, border=cv2.BORDER_CONSTANT)
     _blend(image[top:bottom, left:right], laid, mask)
 
