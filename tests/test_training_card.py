@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import weakref
 
 import numpy as np
@@ -121,6 +122,8 @@ def test_a_teacher_and_its_pupils_learn_and_are_left_as_checkpoints(tmp_path):
         assert any(not torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert list(tmp_path.glob("wide-*s.safetensors"))
     assert any("wide:" in line for line in told) and any("narrow, small:" in line for line in told)
+    assert told[-2:] == [f"checkpoint: {tmp_path / name}.safetensors" for name in ("narrow", "small")]
+    assert f"checkpoint: {tmp_path / 'wide.safetensors'}" in told
 
 
 def test_a_network_of_another_scheme_is_refused(tmp_path):
@@ -149,6 +152,26 @@ def test_weights_that_are_not_finite_are_taken_back_at_half_the_rate():
         next(learner.model.parameters()).fill_(float("nan"))
     assert not learner.sound()
     assert learner.sound() and learner.slower == 0.5
+
+
+def test_weights_that_are_not_finite_at_the_end_are_not_what_is_kept(monkeypatch, tmp_path):
+    def spoil(learner: Learner, lesson, share, number) -> torch.Tensor:
+        with torch.no_grad():
+            next(learner.model.parameters()).fill_(float("nan"))
+        learner.average.update(number)
+        return torch.zeros(3)
+
+    monkeypatch.setattr(Learner, "step", spoil)
+    torch.manual_seed(0)
+    learner = Learner("one", Tab(TabConfig(**TINY, hourglasses=1)), 1e-3)
+    told: list[str] = []
+    room = Schoolroom({}, RECIPES["settle"], tmp_path, torch.device("cpu"), 1, batch=4, say=told.append)
+    room.pool, room.made = Pool(64, 98, torch.device("cpu")), queue.Queue()
+    room.pool.put(torch.zeros((64, 256, 256, 3), dtype=torch.uint8), torch.zeros((64, 98, 2)))
+    room.teach([learner], seconds=0)
+    network, _ = load_checkpoint(tmp_path / "one.safetensors")
+    assert all(torch.isfinite(value).all() for value in network.state_dict().values())
+    assert "one: not finite at the end; the last sound weights are kept" in told
 
 
 def test_a_full_card_is_given_back_what_a_larger_step_took(monkeypatch, tmp_path):

@@ -393,13 +393,16 @@ class Schoolroom:
                         )
                     learner.save(self.out / f"{learner.name}-{now - begun:04.0f}s.safetensors", cards[learner.name])
                 saved = now
-        for learner in learners:
-            learner.sound()
-            card = replace(cards[learner.name], figures={"faces_seen": float(seen)})
-            learner.save(self.out / f"{learner.name}.safetensors", card)
         self.say(
             f"{', '.join(cards)}: {seen:,} faces in {time.time() - begun:.0f} s, {self.pool.made - came:,} new ones"
         )
+        for learner in learners:
+            if not learner.sound():
+                self.say(f"{learner.name}: not finite at the end; the last sound weights are kept")
+            card = replace(cards[learner.name], figures={"faces_seen": float(seen)})
+            path = self.out / f"{learner.name}.safetensors"
+            learner.save(path, card)
+            self.say(f"checkpoint: {path}")
 
     def _prepare(self, learners: list[Learner], teacher: Tab | None) -> Callable[[Tensor], Tensor] | None:
         """CUDA graphs on a card, of the largest batch that its memory holds. Returns what a teacher says to crops."""
