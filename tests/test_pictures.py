@@ -211,6 +211,16 @@ def test_jpeg_in_tiff_has_its_colours(tmp_path):
     assert np.abs(read_image(tmp_path / "a.tiff").astype(int) - picture(0, (320, 256))).mean() < 6
 
 
+def test_of_a_broken_picture_nobody_but_tabrt_says_anything(tmp_path, capfd):
+    tiff = cv2.imencode(".tiff", picture(0, (320, 256)), (cv2.IMWRITE_TIFF_COMPRESSION, 7))[1].tobytes()
+    (tmp_path / "a.tiff").write_bytes(tiff[:300] + bytes(2700) + tiff[3000:])  # JPEG, which FFmpeg would read wrongly
+    (tmp_path / "a.webp").write_bytes((DATA / "face.webp").read_bytes()[:3000])
+    for name, read in (("a.tiff", read_image), ("a.webp", read_image), ("a.webp", open_film)):
+        with pytest.raises(TabrtError, match=name):
+            read(tmp_path / name)
+    assert capfd.readouterr().err == ""
+
+
 @posix
 def test_a_pipe_is_read_once(tmp_path):
     pipe = tmp_path / "a.png"

@@ -13,6 +13,7 @@ from tabrt.film.reading import (
     read_image,
 )
 from tabrt.film.sound import Soundtrack
+from tabrt.film.stills import quiet_opencv
 from tabrt.film.times import seconds
 from tabrt.film.writing import FilmWriter, check_film
 
@@ -32,6 +33,7 @@ __all__ = [
     "picture_stream",
     "pictures_in",
     "pixel_aspect_of",
+    "quiet_opencv",
     "read_image",
     "seconds",
 ]

@@ -49,9 +49,13 @@ def read_image(path: str | Path, notes: list[str] | None = None) -> np.ndarray:
     if not os.path.isfile(name):  # a pipe can be read once only
         return _by_ffmpeg(name, notes)
     image = read_heif(name, notes)
-    if image is None and _is_doubtful(name):
-        image = _by_opencv(name)
     if image is not None:
+        return image
+    if _is_doubtful(name):
+        image = _by_opencv(name)
+        if image is None:
+            what = "damaged, cut short, or of a kind that is not known here"
+            raise TabrtError(f"{name} cannot be decoded: {what}; copy it again, or convert it")
         return image
     try:
         return _by_ffmpeg(name, notes)
@@ -94,11 +98,22 @@ def _by_opencv(name: str) -> np.ndarray | None:
     if size is None:
         return None
     check_size(*size, name)
-    image = cv2.imread(name, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+    with quiet_opencv():
+        image = cv2.imread(name, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         return None
     matrix = orientation_of(name)
     return eight_bits(image) if matrix is None else upright(eight_bits(image), matrix)
+
+
+@contextlib.contextmanager
+def quiet_opencv() -> Iterator[None]:
+    """OpenCV's own warnings say less than ours, and would stand beside them."""
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
 
 
 def eight_bits(image: np.ndarray) -> np.ndarray:
@@ -303,10 +318,12 @@ def still_of(source: str) -> list[Path] | Animation | None:
 def _animation(source: str, head: bytes) -> Animation:
     width, height = _webp_size(head)
     check_size(width, height, source)
-    count = cv2.imcount(source)
+    with quiet_opencv():
+        count = cv2.imcount(source)
     if count * width * height * 4 > MAX_BYTES:
         raise TabrtError(f"{source} is a moving WebP of {count} pictures, too many for memory; convert it to a film")
-    came, animation = cv2.imreadanimation(source)
+    with quiet_opencv():
+        came, animation = cv2.imreadanimation(source)
     if not came or not len(animation.frames):
         raise TabrtError(f"{source} is a moving WebP that is damaged; check it, or convert it with ffmpeg")
     durations = [max(int(each), 10) / 1000 for each in animation.durations]  # ms, as browsers take 0

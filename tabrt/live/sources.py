@@ -20,7 +20,16 @@ from av.error import FFmpegError
 from tabrt.errors import TabrtError, first_line
 from tabrt.faces import Frame
 from tabrt.files import without_password
-from tabrt.film import MAX_PIXELS, MAX_SIDE, Converter, deinterlaced, open_film, picture_stream, pixel_aspect_of
+from tabrt.film import (
+    MAX_PIXELS,
+    MAX_SIDE,
+    Converter,
+    deinterlaced,
+    open_film,
+    picture_stream,
+    pixel_aspect_of,
+    quiet_opencv,
+)
 from tabrt.live.camera import Capture, LiveCamera
 from tabrt.live.devices import Camera, cameras, open_camera, require_permission
 from tabrt.tracking import as_shown
@@ -187,7 +196,7 @@ class DeviceCapture:
 
     def __init__(self, device: str | Camera, size: tuple[int, int] | None = None, fps: float | None = None):
         self._device = device
-        with _quiet_opencv():
+        with quiet_opencv():
             self._capture = open_camera(device, size, fps)
         if not self._capture.isOpened():
             raise TabrtError(self._no_pictures())
@@ -205,16 +214,6 @@ class DeviceCapture:
     def _no_pictures(self) -> str:
         also = ", or allow desktop apps the camera in Settings, Privacy" if sys.platform == "win32" else ""
         return f"camera {self._device} gives no pictures; close the program that uses it, or plug it in again{also}"
-
-
-@contextlib.contextmanager
-def _quiet_opencv() -> Iterator[None]:
-    """OpenCV's own warnings say less than ours."""
-    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        yield
-    finally:
-        cv2.utils.logging.setLogLevel(level)
 
 
 class FilmCapture:
