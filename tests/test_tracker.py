@@ -22,6 +22,7 @@ from tabrt.errors import TabrtError
 from tabrt.faces import Frame
 from tabrt.film.reading import open_film
 from tabrt.geometry import Box
+from tabrt.topology import WFLW98
 from tabrt.tracking.schedule import Schedule
 from tabrt.tracking.tracker import Tracker
 
@@ -406,3 +407,19 @@ def test_a_command_whose_source_stalls_gives_no_advice_on_times(caplog: pytest.L
                 tracker(Frame(image, index, 6.0 * index))
             tracker.reset()
     assert len(caplog.records) == 2 and "6 s apart" in caplog.text and "1000" not in caplog.text
+
+
+def test_a_still_and_its_mirror_image_agree_better_than_frames_do():
+    portrait = cv2.imread(str(PORTRAIT))
+
+    def disagreement(look) -> float:
+        (one,), (other,) = (look(np.ascontiguousarray(image)).faces for image in (portrait, portrait[:, ::-1]))
+        mirrored = other.raw[WFLW98.mirror] * (-1, 1) + (portrait.shape[1] - 1, 0)
+        return float(np.linalg.norm(one.raw - mirrored, axis=1).mean() / one.box.width)
+
+    with Tracker(boundaries=True) as tracker:
+        (face,) = tracker.still(portrait).faces
+        assert face.boundaries is not None and face.boundaries.shape == (16, 64, 64)
+        still = disagreement(tracker.still)
+        frame = disagreement(lambda image: next(tracker.track([image])))
+    assert still < 0.5 * frame

@@ -64,12 +64,41 @@ class Looking:
         """Run the network on all crops of an image at once."""
         if not crops:
             return []
+        cuts = self._cut(image, crops)
+        return self._looks(crops, cuts, *self._read(cuts))
+
+    def both_ways(self, image: np.ndarray, crops: list[Crop]) -> list[Look]:
+        """Run it on the crops and on their mirror images: the means of both, weighed by confidence."""
+        if not crops:
+            return []
+        cuts = self._cut(image, crops)
+        points, confidence, boundaries = self._read(np.concatenate([cuts, cuts[:, :, ::-1]]))
+        with self._stage("maps"):
+            straight, turned = np.split(points, 2)
+            turned = turned[:, self._topology.mirror] * (-1, 1) + (self._engine.card.crop_size - 1, 0)
+            sure, as_sure = np.split(confidence, 2)
+            as_sure = as_sure[:, self._topology.mirror]
+            share = (as_sure / np.maximum(sure + as_sure, 1e-6))[..., None]
+            mean = (straight + share * (turned - straight)).astype(points.dtype)
+        drawn = None if boundaries is None else boundaries[: len(crops)]
+        return self._looks(crops, cuts, mean, (sure + as_sure) / 2, drawn)
+
+    def _cut(self, image: np.ndarray, crops: list[Crop]) -> np.ndarray:
         with self._stage("crop"):
             size = self._engine.card.crop_size
             cuts = np.empty((len(crops), size, size, 3), np.uint8)
             for crop, cut in zip(crops, cuts, strict=True):
                 crop.cut(image, cut)
-        points, confidence, boundaries = self._read(cuts)
+            return cuts
+
+    def _looks(
+        self,
+        crops: list[Crop],
+        cuts: np.ndarray,
+        points: np.ndarray,
+        confidence: np.ndarray,
+        boundaries: np.ndarray | None,
+    ) -> list[Look]:
         with self._stage("maps"):
             placed = [crop.to_frame(each) for crop, each in zip(crops, points, strict=True)]
             rolls = map(self._topology.roll, placed)

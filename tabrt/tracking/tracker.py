@@ -158,29 +158,44 @@ class Tracker:
             frames.close()
 
     def still(self, image: Frame | np.ndarray) -> Scene:
-        """The faces of a picture on its own, whatever was before; turned by any angle where none is upright."""
+        """The faces of a picture on its own, whatever was before; turned by any angle where none is upright.
+
+        Each is looked at more closely than in a film: once more, and in a mirror.
+        """
         self.reset()
-        return self(image)
+        return self._scene(image, closely=True)
 
     def __call__(self, frame: Frame | np.ndarray) -> Scene:
         """The faces of one frame, or of a bare image, in the order of their ids.
 
         Raises TabrtError for an image of another kind than uint8 (H, W, 3) BGR, (H, W, 4) BGRA or (H, W) grey.
         """
+        return self._scene(frame)
+
+    def _scene(self, frame: Frame | np.ndarray, closely: bool = False) -> Scene:
         self._check_process()
         with self._lock:
             given = as_frame(frame, self._count)
             shown = given if given.pixel_aspect == 1 else as_shown(given)
-            scene = Scene(shown, self._watch(shown))
+            scene = Scene(shown, self._watch(shown, closely))
             self._count += 1
         return scene if shown is given else as_stored(scene, given)
 
-    def _watch(self, frame: Frame) -> tuple[Face, ...]:
+    def _watch(self, frame: Frame, closely: bool) -> tuple[Face, ...]:
         now = self._clock(frame.time)
         self._follow(frame.image, self._changed(frame.image), now)
         if self._search_is_due(now):
             self._search(frame.image, now)
+        if closely:
+            self._look_closely(frame.image)
         return self._shown(frame, now)
+
+    def _look_closely(self, image: np.ndarray) -> None:
+        tracks = self._identities.tracks
+        looks = self._looking.both_ways(image, [self._looking.after(track.look) for track in tracks])
+        for track, look in zip(tracks, looks, strict=True):
+            if look.is_sound(image.shape):
+                track.look = look
 
     def _check_process(self) -> None:
         """A fork leaves threads behind, and a lock that one of them may have held."""
