@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from tabrt.errors import TabrtError
 from tabrt.network import Tab, TabConfig
@@ -195,6 +196,20 @@ def test_without_a_top_block_the_rest_is_the_same():
     gone = {name.split(".conv")[0].split(".bn")[0] for name in names - fewer}
     assert fewer < names
     assert gone == {f"scbe.stacks.{i}.top" for i in (0, 1)}
+
+
+def test_skips_without_blocks_hand_on_what_they_are_given():
+    whole, fewer = (TabConfig.of_width("lite", hourglasses=2, skips=count) for count in (4, 1))
+    gone = set(Tab(whole).state_dict()) - set(Tab(fewer).state_dict())
+    levels = {(name.split(".")[2], *name.split(".")[4:6]) for name in gone}
+    assert levels == {(stack, "skip", level) for stack in "01" for level in "012"}  # the finest, 3, stays
+    hourglass = Tab(replace(fewer, skips=0)).eval().scbe.stacks[0].hourglass
+    for level in (*hourglass.before, *hourglass.after, hourglass.bottom):
+        for convolution in (level.conv1, level.conv2, level.conv3):
+            nn.init.zeros_(convolution.weight)
+    x = torch.ones(1, 64, 64, 64)
+    with torch.no_grad():  # 1, and one more from each coarser level
+        assert [level.mean().item() for level in hourglass(x)] == [2, 3, 4, 5]
 
 
 def test_a_crop_size_that_cannot_be_halved_is_refused():

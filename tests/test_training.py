@@ -18,6 +18,7 @@ from conftest import full_disk
 from synthetic_faces import drawn_faces, real_faces
 from typer.testing import CliRunner
 
+from tabrt.engines.engine import check_crops
 from tabrt.errors import TabrtError
 from tabrt.geometry import CROP_SIZE
 from tabrt.heatmaps import decode, render, render_boundaries, render_logits
@@ -516,7 +517,8 @@ def test_the_cosine_warms_up_and_ends_low():
 # Labels, sources, the command
 
 
-def test_a_network_that_is_right_gives_back_the_labels_on_average():
+@pytest.mark.parametrize("size", [CROP_SIZE, 192])
+def test_a_network_that_is_right_gives_back_the_labels_on_average(size):
     face = drawn_faces(1)
 
     class Right(NetworkEngine):
@@ -525,15 +527,19 @@ def test_a_network_that_is_right_gives_back_the_labels_on_average():
         def __init__(self):
             from tabrt.card import ModelCard
 
-            self.card = ModelCard(name="right")
+            self.card = ModelCard(name="right", crop_size=size)
 
         def __call__(self, crops):
             from training.augment import truth_crop
             from training.relabel import _views
 
-            views = [crop.to_crop(face.points[0]) for crop in _views(truth_crop(face.points[0]))]
-            mirrored = [view[WFLW98.mirror] * (-1, 1) + (CROP_SIZE - 1, 0) for view in views]
-            return render_logits(np.stack(views + mirrored))
+            check_crops(crops, self.card)
+            views = [
+                dataclasses.replace(crop, size=size).to_crop(face.points[0])
+                for crop in _views(truth_crop(face.points[0]))
+            ]
+            mirrored = [view[WFLW98.mirror] * (-1, 1) + (size - 1, 0) for view in views]
+            return render_logits(np.stack(views + mirrored), size=self.card.map_size)
 
     points, sure = mean_points(Right(), face.read(0), face.points[0], WFLW98.mirror)
     np.testing.assert_allclose(points, face.points[0], atol=0.1)

@@ -18,6 +18,7 @@ from tabrt.files import MODEL_FOLDER, write_atomically
 from tabrt.geometry import CROP_SIZE
 from tabrt.network import Tab, TabConfig
 from tabrt.network.checkpoint import load_checkpoint, save_checkpoint
+from tabrt.network.config import HOURGLASS_DEPTH
 from tabrt.topology import Topology
 from tabrt.variants import variant_name
 from training.averaging import lean
@@ -135,7 +136,7 @@ def mix(new: Path, old: Path, kept: float, out: Path) -> None:
 def identity(config: TabConfig, recipe: Recipe, seed: int, sizes: dict[str, int]) -> str:
     """What must be the same for a run to be resumed."""
     network = asdict(config)
-    for name, usual in (("crop_size", CROP_SIZE), ("top", True)):
+    for name, usual in (("crop_size", CROP_SIZE), ("top", True), ("skips", HOURGLASS_DEPTH)):
         if network[name] == usual:  # runs that were begun before there was anything else go on
             del network[name]
     return json.dumps({"network": network, "recipe": asdict(recipe), "seed": seed, "sets": sizes})

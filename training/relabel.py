@@ -13,7 +13,7 @@ import numpy as np
 from tabrt.engines import Engine
 from tabrt.errors import TabrtError
 from tabrt.files import write_atomically
-from tabrt.geometry import CROP_SIZE, Crop
+from tabrt.geometry import Crop
 from tabrt.heatmaps import decode
 from tabrt.topology import topology_named
 from training.augment import truth_crop
@@ -45,12 +45,13 @@ def mean_points(
     engine: Engine, image: np.ndarray, points: np.ndarray, mirror: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The mean of an engine's points (L, 2), in image px, over varied crops and their mirror images; its confidence."""
-    crops = list(_views(truth_crop(points, engine.card.crop_margin)))
+    size = engine.card.crop_size
+    crops = list(_views(replace(truth_crop(points, engine.card.crop_margin), size=size)))
     pixels = np.stack([crop.cut(image) for crop in crops])
     both = np.concatenate([pixels, pixels[:, :, ::-1]])
     found, sure = decode(engine(both), engine.card.decoding, engine.card.offset)
     count = len(crops)
-    found[count:] = found[count:, mirror] * (-1, 1) + (CROP_SIZE - 1, 0)
+    found[count:] = found[count:, mirror] * (-1, 1) + (size - 1, 0)
     sure[count:] = sure[count:, mirror]
     moved = np.stack([crop.to_frame(p) for crop, p in zip(crops * 2, found, strict=True)])
     weights = sure[..., None] + 1e-6

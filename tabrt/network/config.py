@@ -25,6 +25,8 @@ class TabConfig:
     10).
     crop_size: side of the picture it is trained on, px; its maps have a quarter of that.
     top: whether a block stands between an hourglass and its maps, at the finest level, where work is dear.
+    skips: in how many of an hourglass's levels, from the finest, a block stands where features pass the coarser ones by
+    (paper: in all four); in the others they pass as they are.
     """
 
     topology: str = "wflw98"
@@ -36,6 +38,7 @@ class TabConfig:
     fusion: int = 2
     crop_size: int = CROP_SIZE
     top: bool = True
+    skips: int = HOURGLASS_DEPTH
 
     def __post_init__(self) -> None:
         topology_named(self.topology)
@@ -46,6 +49,7 @@ class TabConfig:
             ("channels", 8, 1024),
             ("balt_channels", 1, 256),
             ("fusion", 0, 3),
+            ("skips", 0, HOURGLASS_DEPTH),
         ):
             value = getattr(self, name)
             whole = isinstance(value, int) and not isinstance(value, bool)

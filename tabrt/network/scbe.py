@@ -38,11 +38,16 @@ class Block(nn.Module):
 class Hourglass(nn.Module):
     """Depth-4 hourglass; returns its output at every level, coarse to fine: 8², 16², 32², 64² cells."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, skips: int = HOURGLASS_DEPTH):
         super().__init__()
-        self.skip, self.before, self.after = (
-            nn.ModuleList(Block(channels, channels) for _ in range(HOURGLASS_DEPTH)) for _ in range(3)
-        )  # index 0 is the coarsest level
+        # Index 0 is the coarsest level.
+        self.skip = nn.ModuleList(
+            Block(channels, channels) if level >= HOURGLASS_DEPTH - skips else nn.Identity()
+            for level in range(HOURGLASS_DEPTH)
+        )
+        self.before, self.after = (
+            nn.ModuleList(Block(channels, channels) for _ in range(HOURGLASS_DEPTH)) for _ in range(2)
+        )
         self.bottom = Block(channels, channels)
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -62,9 +67,9 @@ class Hourglass(nn.Module):
 class Stack(nn.Module):
     """An hourglass, its feature f, and its boundary heatmaps."""
 
-    def __init__(self, channels: int, boundaries: int, top: bool = True):
+    def __init__(self, channels: int, boundaries: int, top: bool = True, skips: int = HOURGLASS_DEPTH):
         super().__init__()
-        self.hourglass = Hourglass(channels)
+        self.hourglass = Hourglass(channels, skips)
         self.top = Block(channels, channels) if top else nn.Identity()
         self.last = nn.Conv2d(channels, channels, 1)
         self.bn = nn.BatchNorm2d(channels)
@@ -95,7 +100,8 @@ class Scbe(nn.Module):
         super().__init__()
         self.stem = STEMS[config.stem](config.channels)
         self.stacks = nn.ModuleList(
-            Stack(config.channels, config.boundary_channels, config.top) for _ in range(config.hourglasses)
+            Stack(config.channels, config.boundary_channels, config.top, config.skips)
+            for _ in range(config.hourglasses)
         )
         self.calibrations = nn.ModuleList(
             Calibration(config.channels, config.boundary_channels) for _ in range(config.hourglasses - 1)
