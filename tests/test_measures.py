@@ -388,6 +388,20 @@ def test_pupils_that_move_look_that_way(turn: tuple[float, float, float]):
     assert measures["eyeLookUpLeft"] > 0.6 and measures["eyeLookDownLeft"] == 0
 
 
+def test_eyes_turn_as_one_or_towards_each_other():
+    apart = looking(2, -1) - HEAD  # mm, to the person's left and up
+    apart[96] = -apart[97]  # the right eye the other way
+    gaze, measures = read(seen(head=HEAD + apart))
+    assert (gaze.left.yaw, gaze.left.pitch) == pytest.approx((gaze.right.yaw, gaze.right.pitch))
+    assert abs(gaze.left.yaw) < 2 and abs(gaze.left.pitch) < 2
+    assert measures["eyeLookOutLeft"] < 0.1 and measures["eyeLookOutRight"] < 0.1
+    crossed = looking(3, 0) - HEAD
+    crossed[97] = -crossed[97]  # each to the nose, by 14°
+    gaze, measures = read(seen(head=HEAD + crossed))
+    assert gaze.left.yaw == pytest.approx(-gaze.right.yaw, abs=2) and gaze.left.yaw == pytest.approx(10, abs=2)
+    assert measures["eyeLookInLeft"] > 0.2 and measures["eyeLookInRight"] > 0.2
+
+
 def test_the_direction_of_gaze_adds_the_head_s():
     gaze, _ = read(seen())
     assert np.allclose(gaze.both.direction, (0, 0, -1), atol=0.02)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -15,6 +15,7 @@ from tabrt.measures.pose import Pose
 EYEBALL = 0.012  # m, radius: a degree moves the pupil by 0.2 mm, 0.24 % of the eye distance
 SHUT = 0.35  # openness below which a pupil is not seen
 WIDEST = 45.0  # degrees an eye turns in its socket
+CROSSED = 8.0  # degrees by which two eyes may seem to turn towards each other before they are told to
 SIDEWAYS, UPWARDS, DOWNWARDS = 35.0, 25.0, 35.0  # degrees at which ARKit's eyeLook shapes are full
 _FARTHEST = math.sin(math.radians(WIDEST))
 _X = {side: FEATURES.index(f"pupil {side} x") for side in ("left", "right")}
@@ -41,7 +42,7 @@ class EyeGaze:
 
 @dataclass(frozen=True, eq=False)
 class Gaze:
-    """Where the person's eyes look; None for an eye that is shut or not seen."""
+    """Where the person's eyes look; None for an eye that is shut or not seen. Two that are seen move together."""
 
     left: EyeGaze | None
     right: EyeGaze | None
@@ -69,9 +70,23 @@ def gaze_of(moved: np.ndarray, opened: tuple[float, float], pose: Pose, confiden
     is.
     """
     right, left = opened
+    return _together(
+        Gaze(
+            left=_eye("left", moved, left, pose, -pose.yaw, confidence),
+            right=_eye("right", moved, right, pose, pose.yaw, confidence),
+        )
+    )
+
+
+def _together(gaze: Gaze) -> Gaze:
+    """The same of eyes that turn as one, or towards each other: each by itself is off by some degrees."""
+    left, right, both = gaze.left, gaze.right, gaze.both
+    if left is None or right is None or both is None:
+        return gaze
+    inwards = max(left.yaw - right.yaw - CROSSED, 0.0) / 2  # yaw > 0 is to the person's right: inwards for the left eye
     return Gaze(
-        left=_eye("left", moved, left, pose, -pose.yaw, confidence),
-        right=_eye("right", moved, right, pose, pose.yaw, confidence),
+        left=replace(left, yaw=both.yaw + inwards, pitch=both.pitch),
+        right=replace(right, yaw=both.yaw - inwards, pitch=both.pitch),
     )
 
 
