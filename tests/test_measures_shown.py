@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import typer
@@ -128,6 +129,19 @@ def test_the_picture_shows_axes_gaze_and_bars():
     assert where["out"][:, 0].max() > nose[0] + 10  # the face is turned to the picture's right
     assert (np.abs(drawn - (90, 245, 255)) < 12).all(axis=2).sum() > 20  # lines of sight
     assert not plain.frame.image.any()
+
+
+def test_eyes_that_look_the_same_way_have_lines_side_by_side():
+    plain = scene(face(seen(-10, -20, 0, (0.1, 0, 0.4), OPEN_MOUTH)))
+    drawn = Drawing((Expression(),))(plain).picture.astype(int)
+    lines = (np.abs(drawn - (90, 245, 255)) < 12).all(axis=2).astype(np.uint8)
+    boxes = cv2.connectedComponentsWithStats(lines)[2][1:]
+    ends = []
+    for x, y in plain.faces[0].points[96:98]:
+        left, top, width, *_ = min(boxes, key=lambda box: abs(box[0] - x) + abs(box[1] + box[3] - y))
+        ends.append((left + width - x, top - y))
+    assert ends[0][0] > 8 and ends[0][1] < -15  # to the picture's right and up
+    np.testing.assert_allclose(ends[0], ends[1], atol=2)
 
 
 def drawn_at(*places: tuple[float, float, float]) -> tuple[np.ndarray, list]:

@@ -16,7 +16,6 @@ from tabrt.drawing.overlay import label_places
 from tabrt.faces import Face, Scene
 from tabrt.geometry import Box
 from tabrt.measures import Gaze, Measures, Pose
-from tabrt.measures.head import HEAD
 
 AXES = ((90, 90, 255), (110, 225, 110), (255, 170, 90))  # BGR: red x, green y, blue out of the face
 LENGTH = 0.05  # m, of an axis
@@ -67,26 +66,25 @@ def _draw_axes(image: np.ndarray, face: Face, pose: Pose) -> None:
     """Seen along the line of sight, as the angles are told: of a face that looks into the lens the third is a dot."""
     directions = pose.rotation * (1, 1, -1)  # the third comes out of the face
     start = face.points[NOSE_TIP]
-    pixels = LENGTH * pose.lens.focal / float(np.linalg.norm(pose.translation))
-    ends = pixels * directions[:2].T / _scale(face) + start
+    ends = LENGTH * _pixels(pose) * directions[:2].T / _scale(face) + start
     # What points away from the camera is drawn first.
     for axis in np.argsort(-directions[2]):
         _line(image, start, ends[axis], AXES[axis], face)
 
 
 def _draw_gaze(image: np.ndarray, face: Face, pose: Pose, gaze: Gaze) -> None:
+    """As the axes: so that eyes that look the same way have lines side by side."""
+    pixels = SIGHT * _pixels(pose) / _scale(face)
     for side, eye in (("right", gaze.right), ("left", gaze.left)):
         if eye is None or eye.confidence < 0.2:
             continue
-        start = HEAD[PUPILS[side]] @ pose.unsighted.T + pose.translation
-        direction = pose.unsighted @ pose.rotation.T @ eye.direction
-        here, there = (_seen(place, pose) for place in (start, start + SIGHT * direction))
-        _line(image, face.points[PUPILS[side]], face.points[PUPILS[side]] + (there - here) / _scale(face), GAZE, face)
+        start = face.points[PUPILS[side]]
+        _line(image, start, start + pixels * eye.direction[:2], GAZE, face)
 
 
-def _seen(place: np.ndarray, pose: Pose) -> np.ndarray:
-    """Where a place (3,) in the camera's axes is seen, px."""
-    return place[:2] / max(float(place[2]), 1e-3) * pose.lens.focal + pose.lens.centre
+def _pixels(pose: Pose) -> float:
+    """Of a metre across the line of sight, where the head is."""
+    return pose.lens.focal / float(np.linalg.norm(pose.translation))
 
 
 def _scale(face: Face) -> np.ndarray:
