@@ -55,6 +55,10 @@ def train(
     channels: Annotated[int | None, typer.Option(help="Width of the hourglasses.")] = None,
     balt_channels: Annotated[int | None, typer.Option(help="Width of the landmark transform.")] = None,
     crop_size: Annotated[int | None, typer.Option(help="Side of the crops, px: a multiple of 64.")] = None,
+    skips: Annotated[
+        int | None, typer.Option(min=0, max=4, help="Levels with a block in the hourglasses' skips.")
+    ] = None,
+    top: Annotated[bool | None, typer.Option(help="A block between an hourglass and its maps.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Faces to see in each phase.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data in each phase.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Faces in a step, over all devices.")] = None,
@@ -89,7 +93,10 @@ def train(
     from training.relabel import with_labels
 
     plan = with_shares(changed(recipe_named(recipe), samples, epochs, batch, rate), share or [])
-    sizes = {"stem": stem, "channels": channels, "balt_channels": balt_channels, "crop_size": crop_size}
+    sizes = {
+        "stem": stem, "channels": channels, "balt_channels": balt_channels, "crop_size": crop_size, "skips": skips,
+        "top": top,
+    }  # fmt: skip
     begun = None if start is None else checkpoint_named(start)
     asked = {"topology": topology, "hourglasses": hourglasses, "features": features, "fusion": fusion}
     asked |= {name: value for name, value in sizes.items() if value is not None}
