@@ -11,35 +11,76 @@ import math
 import sys
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from tabrt.detection import onnx
-from tabrt.detection.views import Calibration, Detection, calibrated, view_of
-from tabrt.geometry import Crop
+from tabrt.detection.choosing import FULL_RANGE, MIN_SCORE, SHORT_RANGE
+from tabrt.detection.views import Calibration, Detection, calibrated, measured, view_of
+from tabrt.engines import Engine, load_engine
+from tabrt.geometry import Box, Crop
+from tabrt.heatmaps import decode
 from tabrt.topology import WFLW98
+from training.sets import held_out
 
-FACES = {"human": 1000, "facemask": 300, "allage": 300, "cfp": 500}  # of each zip
+# Of each zip, those whose names begin so: how many are fitted, and at most as many that networks are judged on.
+FACES = {
+    ("human", ""): 1000,
+    ("facemask", ""): 300,
+    ("allage", ""): 300,
+    ("cfp", "frontal"): 500,
+    ("cfp", "profile"): 300,
+}
 SIZE = (640, 480)  # px, width and height of a picture
 SIDES = (50, 420)  # px of a face's box
 UPRIGHT_SHARE, UPRIGHT, TURNED = 0.5, 10.0, 60.0  # of the faces; degrees: a standard deviation, and a limit
 LEAST = {"full range": 60, "short range": 100}  # px: smaller faces are not fitted
+REACH = 0.75  # of a face's side: how far from its centre a detection may lie that is still of it
+CORNER = np.array([-0.5, -0.5])  # of a picture's first pixel, where its view begins
 ROUNDS = 20  # of reweighting by 1/distance: the median's fit
 
 
-def samples(folder: Path) -> Iterator[tuple[np.ndarray, Crop]]:
-    """Pictures uint8 (H, W, 3) BGR with one face each, and the crop without margin that it should get."""
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A face as a model finds it in a view of this scale, and the crop without margin that it should get."""
+
+    detection: Detection
+    scale: float
+    crop: Crop
+    kind: str
+    judged: bool  # on, not fitted
+
+
+def pictures(folder: Path) -> Iterator[tuple[str, bool, np.ndarray, Crop]]:
+    """Kinds of faces, whether they are judged on, pictures uint8 (H, W, 3) BGR of one each, and the crops to be had."""
     random = np.random.default_rng(0)
-    for name, count in FACES.items():
+    engine = load_engine("tab1-lite")
+    for (name, kind), count in FACES.items():
         with zipfile.ZipFile(folder / f"{name}.zip") as archive:
             labels = np.load(io.BytesIO(archive.read("labels.npz")))
-            whole = np.flatnonzero(np.isfinite(labels["points98"]).all(axis=(1, 2)))
-            for i in random.choice(whole, min(count, len(whole)), replace=False):
-                data = np.frombuffer(archive.read(f"images/{labels['image'][i]}"), np.uint8)
-                photo = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
-                yield _placed(photo, labels["points98"][i].astype(float), random)
+            names = labels["image"].astype(str)
+            for judged in (False, True):
+                these = np.flatnonzero(np.char.startswith(names, kind) & (held_out(names) == judged))
+                for i in random.choice(these, min(count, len(these)), replace=False):
+                    data = np.frombuffer(archive.read(f"images/{names[i]}"), np.uint8)
+                    photo = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
+                    points = _whole(labels["points98"][i].astype(float), photo, engine)
+                    yield kind or name, judged, *_placed(photo, points, random)
+    engine.close()
+
+
+def _whole(points: np.ndarray, photo: np.ndarray, engine: Engine) -> np.ndarray:
+    """The points of a face: the network's where people marked no more than the half that is seen."""
+    known = np.isfinite(points).all(axis=1)
+    if known.all():
+        return points
+    card = engine.card
+    crop = Crop.around(Box.of(points[known]), card.crop_margin, card.crop_size)
+    found, _ = decode(engine(crop.cut(photo)[None]), card.decoding, card.offset)
+    return crop.to_frame(found[0])
 
 
 def _placed(photo: np.ndarray, points: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, Crop]:
@@ -55,21 +96,22 @@ def _placed(photo: np.ndarray, points: np.ndarray, random: np.random.Generator) 
     return picture, Crop.following(there, WFLW98.roll(there), 1.0)
 
 
-def fit(found: list[tuple[Detection, float, Crop]]) -> tuple[np.ndarray, np.ndarray]:
-    """Weights of the centre (5,) and of the side (3,), by least absolute distance."""
-    anchors, centres, lengths = [], [], []
-    for detection, scale, crop in found:
-        points = detection.keypoints / scale - 0.5
-        eyes, nose, mouth, ears = (points[0] + points[1]) / 2, points[2], points[3], (points[4] + points[5]) / 2
-        anchors.append(np.stack([eyes, nose, mouth, ears, detection.centre / scale - 0.5]) / crop.side)
-        centres.append(np.array(crop.centre) / crop.side)
-        ear_to_ear = np.linalg.norm(points[5] - points[4])
-        lengths.append(np.array([detection.width / scale, np.linalg.norm(mouth - eyes), ear_to_ear]) / crop.side)
+def fit(samples: list[Sample]) -> Calibration:
+    """The weights of the centre and of the side, by least absolute distance."""
+    anchors, lengths, centres = [], [], []
+    for sample in samples:
+        places, sizes, _ = measured(sample.detection, sample.scale, CORNER)
+        anchors.append(places / sample.crop.side)
+        lengths.append(sizes / sample.crop.side)
+        centres.append(np.array(sample.crop.centre) / sample.crop.side)
     places = np.stack(anchors)  # (N, 5, 2)
     # The last weight is what is missing to 1: differences to the last anchor are fitted.
     free = _robust((places[:, :4] - places[:, 4:]).transpose(0, 2, 1), np.stack(centres) - places[:, 4])
     side = _robust(np.stack(lengths)[:, None, :], np.ones((len(lengths), 1)))
-    return np.append(free, 1 - free.sum()), side
+    eyes, nose, mouth, ears = free.round(3).tolist()
+    width, down, across, back = side.round(3).tolist()
+    rest = round(1 - eyes - nose - mouth - ears, 3)
+    return Calibration((eyes, nose, mouth, ears, rest), (width, down, across, back))
 
 
 def _robust(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -85,33 +127,39 @@ def _robust(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def main(folder: Path) -> None:
-    """Print the two calibrations and how well they fit faces that were not fitted."""
-    kinds = {"full range": onnx.FULL_RANGE, "short range": onnx.SHORT_RANGE}
-    models = {name: onnx.BlazeFace(*kind, 0.4) for name, kind in kinds.items()}
-    found: dict[str, list[tuple[Detection, float, Crop]]] = {name: [] for name in models}
-    for picture, crop in samples(folder):
+    """Print the two calibrations, and how well they and the shipped ones fit faces that were not fitted."""
+    kinds = {"full range": (onnx.FULL_RANGE, FULL_RANGE), "short range": (onnx.SHORT_RANGE, SHORT_RANGE)}
+    models = {name: onnx.BlazeFace(*model, MIN_SCORE) for name, (model, _) in kinds.items()}
+    found: dict[str, list[Sample]] = {name: [] for name in models}
+    for kind, judged, picture, crop in pictures(folder):
         view, scale = view_of(picture, (0, 0, *SIZE))
         for name, model in models.items():
-            near = [face for face in model(view) if np.linalg.norm(face.centre / scale - crop.centre) < crop.side / 2]
+            near = [
+                face for face in model(view) if np.linalg.norm(face.centre / scale - crop.centre) < REACH * crop.side
+            ]
             if near and crop.side >= LEAST[name]:
-                found[name].append((near[0], scale, crop))
-    for name, faces in found.items():
-        fitted = fit(faces[::2])
-        print(f"{name}: centre={np.round(fitted[0], 3).tolist()} side={np.round(fitted[1], 3).tolist()}")
-        _judge(faces[1::2], fitted)
+                found[name].append(Sample(near[0], scale, crop, kind, judged))
+    for name, samples in found.items():
+        fitted = fit([sample for sample in samples if not sample.judged])
+        for words, calibration in ((f"{name}, shipped", kinds[name][1]), (f"{name}, fitted", fitted)):
+            print(f"{words}: centre={calibration.centre} side={calibration.side}")
+            _judge([sample for sample in samples if sample.judged], calibration)
 
 
-def _judge(faces: list[tuple[Detection, float, Crop]], fitted: tuple[np.ndarray, np.ndarray]) -> None:
-    calibration = Calibration(tuple(fitted[0]), tuple(fitted[1]))
-    upright = np.array([abs(math.degrees(crop.roll)) <= 30 for _, _, crop in faces])
-    boxes = [calibrated(face, calibration, scale, np.array([-0.5, -0.5])) for face, scale, _ in faces]
-    pairs = list(zip(boxes, (crop for _, _, crop in faces), strict=True))
-    off = np.array([np.linalg.norm(np.subtract(box.centre, crop.centre)) / crop.side for box, crop in pairs])
-    size = np.array([abs(box.width / crop.side - 1) for box, crop in pairs])
-    for words, chosen in (("upright", upright), ("rolled by 30…60°", ~upright)):
-        errors = (100 * np.median(values[chosen]) for values in (off, size))
-        told = "  {}: {} faces; median error of centre {:.1f} %, of side {:.1f} % of the side"
-        print(told.format(words, chosen.sum(), *errors))
+def _judge(samples: list[Sample], calibration: Calibration) -> None:
+    """Print the errors in each kind of face, and of all that are rolled, in % of the side."""
+    upright = np.array([abs(math.degrees(sample.crop.roll)) <= 30 for sample in samples])
+    kinds = np.array([sample.kind for sample in samples])
+    boxes = [calibrated(sample.detection, calibration, sample.scale, CORNER) for sample in samples]
+    pairs = [(box, sample.crop) for box, sample in zip(boxes, samples, strict=True)]
+    off = np.array([100 * np.linalg.norm(np.subtract(box.centre, crop.centre)) / crop.side for box, crop in pairs])
+    size = np.array([100 * (box.width / crop.side - 1) for box, crop in pairs])
+    chosen = {kind: (kinds == kind) & upright for kind in dict.fromkeys(kinds.tolist())}
+    for words, mask in (chosen | {"all that are rolled by 30…60°": ~upright}).items():
+        centre, side = np.median(off[mask]), np.median(abs(size[mask]))
+        low, middle, high = np.quantile(size[mask], [0.1, 0.5, 0.9])
+        told = f"median error of centre {centre:.1f} %, of side {side:.1f} %: {middle:+.1f} ({low:+.0f}…{high:+.0f}) %"
+        print(f"  {words}: {mask.sum()} faces; {told}")
 
 
 if __name__ == "__main__":

@@ -41,11 +41,12 @@ class Calibration:
     """From a detection to the box of the 98 points, by robust least squares (`python -m export.calibration`).
 
     centre: weights of eyes, nose, mouth, ears, and the detection's box; they add up to 1, so the map turns and
-    scales with the face. side: weights of box width, eyes to mouth, and ear to ear.
+    scales with the face. side: weights of box width, eyes to mouth, ear to ear, and eyes to ears, which is the longer
+    the more a face is turned, while ear to ear becomes the shorter.
     """
 
     centre: tuple[float, float, float, float, float]
-    side: tuple[float, float, float]
+    side: tuple[float, float, float, float]
 
 
 def tiles(width: int, height: int) -> list[Window]:
@@ -104,14 +105,20 @@ def boxes_of(
 
 def calibrated(detection: Detection, calibration: Calibration, scale: float, offset: np.ndarray) -> Box:
     """The box of the 98 points, in frame px, of a detection in a view of this scale and offset."""
+    anchors, lengths, roll = measured(detection, scale, offset)
+    x, y = np.dot(calibration.centre, anchors)
+    half = float(np.dot(calibration.side, lengths)) / 2
+    return Box(float(x - half), float(y - half), float(x + half), float(y + half), detection.score, roll)
+
+
+def measured(detection: Detection, scale: float, offset: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """What a calibration weighs, in frame px: places for the centre (5, 2), lengths for the side (4,); and the roll."""
     points, centre = detection.keypoints / scale + offset, detection.centre / scale + offset
     eyes, nose, mouth, ears = (points[0] + points[1]) / 2, points[2], points[3], (points[4] + points[5]) / 2
     across, down = points[1] - points[0], mouth - eyes
     roll = math.atan2(across[1] - down[0], across[0] + down[1])  # as Topology.roll
-    x, y = calibration.centre @ np.stack([eyes, nose, mouth, ears, centre])
-    lengths = np.array([detection.width / scale, np.linalg.norm(down), np.linalg.norm(points[5] - points[4])])
-    half = float(np.dot(calibration.side, lengths)) / 2
-    return Box(float(x - half), float(y - half), float(x + half), float(y + half), detection.score, roll)
+    lengths = np.linalg.norm([down, points[5] - points[4], eyes - ears], axis=1)
+    return np.stack([eyes, nose, mouth, ears, centre]), np.array([detection.width / scale, *lengths]), roll
 
 
 def _is_sound(box: Box, shape: tuple[int, ...]) -> bool:

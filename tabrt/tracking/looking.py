@@ -16,8 +16,7 @@ from tabrt.heatmaps import decode
 from tabrt.topology import Topology
 from tabrt.tracking.cuts import glimpse
 
-FIRST_MARGIN = 1.3  # of a new face's first crop over that of a followed one: a detector's box may lie beside the face
-FARTHER = 2.0  # of the crop of an unsure face, once more: a detector's box of a profile may be half of it, beside it
+FIRST_MARGIN = 1.2  # of a new face's first crop over that of a followed one: a detector's box may lie beside the face
 SPREAD = (0.3, 1.3)  # of a face's points in their crop, in its sides
 
 
@@ -130,7 +129,3 @@ class Looking:
     def upside_down(self, look: Look) -> Crop:
         """The crop of a look, turned by 180°, and as wide as for a new face."""
         return replace(look.crop, roll=look.crop.roll + math.pi, side=FIRST_MARGIN * look.crop.side)
-
-    def farther(self, look: Look) -> Crop:
-        """The crop of a look, from farther away."""
-        return replace(look.crop, side=FARTHER * look.crop.side)
