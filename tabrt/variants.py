@@ -13,6 +13,7 @@ class Sizes(TypedDict):
     balt_channels: int
     crop_size: NotRequired[int]
     top: NotRequired[bool]
+    skips: NotRequired[int]
 
 
 WIDTHS: dict[str, Sizes] = {
@@ -20,7 +21,7 @@ WIDTHS: dict[str, Sizes] = {
     "base": {"stem": "slim", "channels": 128, "balt_channels": 32},  # the teacher of the narrower ones
     "lite": {"stem": "slim", "channels": 64, "balt_channels": 16},
     # for CPUs that have little: less than half of lite's work
-    "nano": {"stem": "short", "channels": 64, "balt_channels": 16, "crop_size": 192, "top": False},
+    "nano": {"stem": "short", "channels": 64, "balt_channels": 16, "crop_size": 192, "top": False, "skips": 1},
 }
 DEFAULT_WIDTH = "lite"
 DEFAULT_MODEL = "tab1-lite"
