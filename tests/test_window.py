@@ -167,8 +167,10 @@ print(run.status.quit)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with ended(subprocess.Popen([sys.executable, "-c", text], env=environment, text=True, **pipes)) as process:
         assert process.stdout.readline() == "shown\n", process.stderr.read()
-        # Nobody looks at the screen while the window opens: under Xvfb it may then stay blank.
-        xdotool(screen, "search", "--sync", "--onlyvisible", "--name", "tabrt: ")
+        # Nobody looks at the screen while the window opens: under Xvfb it may then stay blank. On a busy machine it may
+        # all the same, for no window manager has it drawn once more: another size has.
+        window = xdotool(screen, "search", "--sync", "--onlyvisible", "--name", "tabrt: ").split()[-1]
+        xdotool(screen, "windowsize", "--sync", window, "99%", "99%")
         yield process
 
 
