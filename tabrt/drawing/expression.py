@@ -95,7 +95,7 @@ def _line(image: np.ndarray, start: np.ndarray, end: np.ndarray, colour: tuple[i
     if not (np.isfinite(start).all() and np.isfinite(end).all()):
         return
     (x, y), (far_x, far_y) = np.round(np.clip([start, end], -FARTHEST, FARTHEST) * 2**SHIFT).astype(int).tolist()
-    thickness = max(1, round(_size(face) / 90))
+    thickness = max(2, round(_size(face) / 90))  # 1 px loses its colour in yuv420p, beside black edges
     cv2.line(image, (x, y), (far_x, far_y), (0, 0, 0), thickness + 2, cv2.LINE_AA, SHIFT)
     cv2.line(image, (x, y), (far_x, far_y), colour, thickness, cv2.LINE_AA, SHIFT)
 
