@@ -248,6 +248,21 @@ def test_a_still_is_read_all_round(degrees: int):
     assert error < 0.03
 
 
+@pytest.mark.parametrize("margin", [1.6, 1.7])  # of the picture's side over the face's
+@pytest.mark.parametrize("size", [96, 160])
+def test_a_still_that_a_face_fills_is_read_upside_down(margin: float, size: int):
+    """A detector sees another face there: the same eyes, and a mouth on the forehead."""
+    image = cv2.imread(str(PORTRAIT.parent / "face.webp"))
+    with Tracker(engine="onnxruntime", threads=1) as tracker:
+        (face,) = tracker.still(image).faces
+        (x, y), scale = face.box.centre, size / (margin * max(face.box.width, face.box.height))
+        matrix = np.array([[-scale, 0, size / 2 + scale * x], [0, -scale, size / 2 + scale * y]])
+        (there,) = tracker.still(cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_AREA)).faces
+    expected = face.raw @ matrix[:, :2].T + matrix[:, 2]
+    error = np.linalg.norm(there.raw - expected, axis=1).mean() / (scale * face.box.width)
+    assert error < 0.05
+
+
 def test_a_film_that_hangs_upside_down_has_right_points_or_none():
     """From the first frame in which there are points."""
     with open_film(CLIP) as film, Tracker() as tracker:

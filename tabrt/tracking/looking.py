@@ -127,5 +127,10 @@ class Looking:
         return Crop.following(look.points, look.roll, card.crop_margin, card.crop_size)
 
     def upside_down(self, look: Look) -> Crop:
-        """The crop of a look, turned by 180°, and as wide as for a new face."""
-        return replace(look.crop, roll=look.crop.roll + math.pi, side=FIRST_MARGIN * look.crop.side)
+        """The crop of a look, turned by 180° about the eyes, and as wide as for a new face.
+
+        A face that is read the wrong way round has its eyes where they are, and its mouth on the forehead.
+        """
+        eyes = look.points[[*self._topology.left_eye, *self._topology.right_eye]].mean(axis=0)
+        x, y = (2 * eyes - look.box.centre).tolist()
+        return replace(look.crop, centre=(x, y), roll=look.crop.roll + math.pi, side=FIRST_MARGIN * look.crop.side)
