@@ -402,6 +402,16 @@ def test_eyes_turn_as_one_or_towards_each_other():
     assert measures["eyeLookInLeft"] > 0.2 and measures["eyeLookInRight"] > 0.2
 
 
+def test_an_eye_on_the_far_side_does_not_cross_the_other():
+    """Where it looks is a guess there."""
+    guessed = looking(0, 0) - HEAD
+    guessed[96] = looking(7, 0)[96] - HEAD[96]  # the right eye to the nose, by 36°
+    gaze, _ = read(seen(yaw=58, head=HEAD + guessed))
+    assert gaze.right.confidence < 0.1 and abs(gaze.left.yaw) < 6
+    gaze, _ = read(seen(head=HEAD + guessed))
+    assert gaze.left.yaw - gaze.right.yaw > 20  # of a face that looks ahead both are believed
+
+
 def test_the_direction_of_gaze_adds_the_head_s():
     gaze, _ = read(seen())
     assert np.allclose(gaze.both.direction, (0, 0, -1), atol=0.02)

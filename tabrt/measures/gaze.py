@@ -79,11 +79,16 @@ def gaze_of(moved: np.ndarray, opened: tuple[float, float], pose: Pose, confiden
 
 
 def _together(gaze: Gaze) -> Gaze:
-    """The same of eyes that turn as one, or towards each other: each by itself is off by some degrees."""
+    """The same of eyes that turn as one, or towards each other: each by itself is off by some degrees.
+
+    That they are crossed is believed as far as the less sure one is: of a head turned far that is a guess.
+    """
     left, right, both = gaze.left, gaze.right, gaze.both
     if left is None or right is None or both is None:
         return gaze
-    inwards = max(left.yaw - right.yaw - CROSSED, 0.0) / 2  # yaw > 0 is to the person's right: inwards for the left eye
+    least, most = sorted((left.confidence, right.confidence))
+    crossed = max(left.yaw - right.yaw - CROSSED, 0.0)  # yaw > 0 is to the person's right: inwards for the left eye
+    inwards = crossed / 2 * (least / most if most > 0 else 0.0)
     return Gaze(
         left=replace(left, yaw=both.yaw + inwards, pitch=both.pitch),
         right=replace(right, yaw=both.yaw - inwards, pitch=both.pitch),
