@@ -14,7 +14,7 @@ from non_faces import NON_FACES
 
 from tabrt.faces import Frame, Scene
 from tabrt.film.reading import open_film
-from tabrt.geometry import Crop
+from tabrt.geometry import Box, Crop
 from tabrt.topology import WFLW98
 from tabrt.tracking.cuts import Change
 from tabrt.tracking.identities import Identities, Track
@@ -261,6 +261,22 @@ def test_a_still_that_a_face_fills_is_read_upside_down(margin: float, size: int)
     expected = face.raw @ matrix[:, :2].T + matrix[:, 2]
     error = np.linalg.norm(there.raw - expected, axis=1).mean() / (scale * face.box.width)
     assert error < 0.05
+
+
+def test_all_of_a_group_that_hangs_upside_down_are_found(sprites: dict[str, np.ndarray]):
+    """Some the detector sees as they are, others only in the picture turned."""
+    group = picture(sprites, [("woman", 180, 180), ("other", 460, 180)])[::-1, ::-1]
+    boxes = [Box(x - 40, 140, x + 40, 220, 0.9, np.pi) for x in (180, 460)]
+
+    class SeesOneAsItIs:
+        def __call__(self, image: np.ndarray, limit: int, thorough: bool = True) -> list[Box]:
+            return boxes[:1]
+
+        def turned(self, image: np.ndarray, limit: int, thorough: bool = True) -> list[Box]:
+            return boxes
+
+    with Tracker(detector=SeesOneAsItIs()) as tracker:
+        assert len(tracker.still(group).faces) == 2
 
 
 def test_a_film_that_hangs_upside_down_has_right_points_or_none():

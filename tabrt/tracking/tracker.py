@@ -240,15 +240,20 @@ class Tracker:
         self._refused = [(box, since) for box, since in self._refused if now - since < REFUSED_SECONDS]
         confirmed = [track for track in self._identities.tracks if track.confirmed]
         self._identities.check({track: self._still_there(track.look, image) for track in confirmed})
-        unknown = self._identities.unknown(boxes)
-        room = self._faces - len(self._identities.tracks)
-        found = [self._admit(look, image, now) for look in self._looks_at(image, unknown[:room])]
-        if not self._identities.tracks:
+        found = self._meet(boxes, image, now)
+        tracks = self._identities.tracks
+        if not tracks or any(math.cos(track.look.roll) < 0 for track in tracks):  # nobody, or somebody head down
             with self._stage("detect"):
                 boxes = _turned(self._detector, image, self._faces, thorough=first)
-            found += [self._admit(look, image, now) for look in self._looks_at(image, boxes)]
+            found += self._meet(boxes, image, now)
         self._thorough = False
         self._schedule.searched(now, any(found))
+
+    def _meet(self, boxes: list[Box], image: np.ndarray, now: float) -> list[bool]:
+        """Admit what a detector found and nobody follows, while there is room."""
+        room = self._faces - len(self._identities.tracks)
+        unknown = self._identities.unknown(boxes)[:room]
+        return [self._admit(look, image, now) for look in self._looks_at(image, unknown)]
 
     def _looks_at(self, image: np.ndarray, boxes: list[Box]) -> list[Look]:
         """What the network sees in boxes that a detector found: faces, or what might be one."""
