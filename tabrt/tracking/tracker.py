@@ -241,8 +241,8 @@ class Tracker:
         confirmed = [track for track in self._identities.tracks if track.confirmed]
         self._identities.check({track: self._still_there(track.look, image) for track in confirmed})
         found = self._meet(boxes, image, now)
-        tracks = self._identities.tracks
-        if not tracks or any(math.cos(track.look.roll) < 0 for track in tracks):  # nobody, or somebody head down
+        hanging = any(math.cos(track.look.roll) < 0 for track in self._identities.believed)
+        if hanging or not self._identities.tracks:
             with self._stage("detect"):
                 boxes = _turned(self._detector, image, self._faces, thorough=first)
             found += self._meet(boxes, image, now)
