@@ -368,8 +368,8 @@ class Sure(FakeEngine):
         return np.broadcast_to(self.points, (*count, 2)), np.full(count, self.sure, np.float32)
 
 
-@pytest.mark.parametrize("certain", [0.0, 0.8])
-def test_an_unsure_face_is_a_lost_one_only_if_the_detector_sees_it_too(certain: float):
+@pytest.mark.parametrize("sure, certain, there", [(0.5, 0.0, False), (0.63, 0.3, False), (0.5, 0.8, True)])
+def test_an_unsure_face_is_a_lost_one_only_if_the_detector_sees_it_too(sure: float, certain: float, there: bool):
     """Else whatever looks a little like a face, about where one was lost, would have its id."""
     detector, engine = Detector(), Sure(upright_face())
     detector.certainty = lambda image, points, roll: certain  # type: ignore[attr-defined]
@@ -382,8 +382,20 @@ def test_an_unsure_face_is_a_lost_one_only_if_the_detector_sees_it_too(certain: 
 
         assert show([box_at(300, 200)], 0.9)[-1].faces
         assert not show([], 0.2)[-1].faces
-        found = show([box_at(300, 200)], 0.5)
-    assert {face.id for scene in found for face in scene.faces} == ({1} if certain else set())
+        found = show([box_at(300, 200)], sure)
+    assert {face.id for scene in found for face in scene.faces} == ({1} if there else set())
+
+
+def test_a_lost_face_that_comes_back_half_hidden_has_its_id_once_it_is_seen_well():
+    """However long something is before it, within the time that an id is kept."""
+    detector, engine = Detector(), Sure(upright_face())
+    detector.certainty = lambda image, points, roll: 0.3  # type: ignore[attr-defined]
+    with Tracker(engine=engine, detector=detector) as tracker:
+        frames = (Frame(np.zeros((480, 640, 3), np.uint8), index, index / 30) for index in range(100))
+        for sure, shown in ((0.9, {1}), (0.2, set()), (0.6, set()), (0.9, {1})):
+            detector.boxes, engine.sure = ([box_at(300, 200)] if sure > 0.5 else []), sure
+            scenes = [tracker(next(frames)) for _ in range(10)]
+            assert {face.id for face in scenes[-1].faces} == shown
 
 
 def test_numbers_of_any_type_are_taken_and_others_named():

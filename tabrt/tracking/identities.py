@@ -176,9 +176,9 @@ class Identities:
                 track.id, self._next_id = self._next_id, self._next_id + 1
 
     def believe(self, track: Track, confirmed: bool = True) -> None:
-        """Give a track an id of its own, unless it has one."""
+        """Give a track the id of the lost face that it is, or one of its own, unless it has one."""
         track.confirmed = confirmed
-        if not track.id:
+        if not track.id and not self.re_identify(track):
             track.id, self._next_id = self._next_id, self._next_id + 1
 
 

@@ -285,14 +285,15 @@ class Tracker:
         track = Track(look, now, Smoother(self._smoothing, self.topology))
         if any(collapsed(track, other) or misread(track, other) for other in self._identities.tracks):
             return False
-        if not self._returns(track, image):
-            agreed = math.inf if look.score >= SURE_SCORE else self._agreement(look, image)
-            if agreed >= self._agreed + AGREED_AT_ONCE:
-                self._identities.believe(track)
-            elif self._count == 0:  # perhaps a still: nothing more will be known of it
-                if agreed < self._agreed:
-                    return False
-                self._identities.believe(track, confirmed=False)
+        agreed = math.inf if look.score >= SURE_SCORE else self._agreement(look, image)
+        if agreed >= self._agreed + AGREED_AT_ONCE:
+            self._identities.believe(track)
+        elif self._count == 0:  # perhaps a still: nothing more will be known of it
+            if agreed < self._agreed:
+                return False
+            self._identities.believe(track, confirmed=False)
+        elif agreed >= self._agreed:
+            self._identities.re_identify(track)
         shown_now = track.id and look.score < SURE_SCORE
         self._identities.tracks.append(replace(track, look=self._settled(look, image)) if shown_now else track)
         return True
@@ -301,12 +302,6 @@ class Tracker:
         """The next look, for of several the surest is one from too far away, where points are less exact."""
         (after,) = self._again(image, [look])
         return after if after.score >= self._min_score and after.is_sound(image.shape) else look
-
-    def _returns(self, track: Track, image: np.ndarray) -> bool:
-        """Whether a found face is one that was lost; where it is unsure the detector must see it there, too."""
-        if not self._identities.lost or not self._still_there(track.look, image):
-            return False
-        return self._identities.re_identify(track)
 
     def _still_there(self, look: Look, image: np.ndarray) -> bool:
         """Whether a face that was confirmed before is still believed: by the network alone, or with the detector."""
@@ -323,7 +318,8 @@ class Tracker:
                     self._identities.believe(track)
                 else:
                     self._identities.drop([track])
-                    self._refused.append((track.box, now))
+                    if not self._identities.lost:  # else one that comes back, half hidden yet
+                        self._refused.append((track.box, now))
 
     def _agreement(self, look: Look, image: np.ndarray, share: float = CERTAINTY_SHARE) -> float:
         """The network's score of a face, and a share of how certain a detector is of it."""
