@@ -27,7 +27,7 @@ from tabrt.exporting.graph import to_onnx, write_card
 from tabrt.exporting.int8 import to_int8
 from tabrt.files import MODEL_FOLDER
 from tabrt.film import open_film
-from tabrt.geometry import CROP_SIZE, Crop
+from tabrt.geometry import Crop
 from tabrt.hardware import available_threads, has_cuda
 from tabrt.network import Tab, TabConfig
 from tabrt.network.checkpoint import load_checkpoint, save_checkpoint
@@ -57,7 +57,7 @@ class Build:
 
 
 @cache
-def multiplications(hourglasses: int, width: str) -> int:
+def multiplications(config: TabConfig) -> int:
     """Multiply-accumulates of one crop: those of all convolutions, counted on a network without weights."""
     counted: list[int] = []
 
@@ -65,11 +65,11 @@ def multiplications(hourglasses: int, width: str) -> int:
         counted.append(output[0].numel() * layer.weight[0].numel())
 
     with torch.device("meta"), torch.no_grad():
-        network = Tab(TabConfig.of_width(width, hourglasses=hourglasses)).eval()
+        network = Tab(config).eval()
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d):
                 layer.register_forward_hook(count)
-        network(torch.zeros(1, 3, CROP_SIZE, CROP_SIZE))
+        network(torch.zeros(1, 3, config.crop_size, config.crop_size))
     return sum(counted)
 
 
@@ -192,6 +192,7 @@ def _limits(threads: list[int], effort: str) -> dict[str, float]:
 
 def _rows(build: Build, effort: str, threads: list[int], notes: list[str]) -> Iterator[dict]:
     batches = pick(effort, (1, 2, 4, 8), (1,) if build.width == "full" else (1, 4), (1,))
+    work = multiplications(load_checkpoint(build.checkpoint)[0].config)
     for engine in (name for name in ENGINES if name != "tensorrt"):
         models = {"fp32": build.checkpoint} if engine == "torch" else build.onnx
         for precision, path in models.items():
@@ -201,7 +202,7 @@ def _rows(build: Build, effort: str, threads: list[int], notes: list[str]) -> It
                     continue
                 for batch in batches:
                     timing = _timing(loaded, batch, effort, build.width == "full")
-                    rate = batch * multiplications(build.hourglasses, build.width) / timing.median / 1e6
+                    rate = batch * work / timing.median / 1e6
                     yield {
                         "engine": engine, "precision": precision, "build": build.name, "weights": build.weights,
                         "hourglasses": build.hourglasses, "width": build.width, "threads": count, "batch": batch,

@@ -411,9 +411,10 @@ def test_the_papers_multiplications_are_counted():
     torch = pytest.importorskip("torch", reason="the network is torch's")
     assert torch
     from benchmarks.latency import multiplications
+    from tabrt.network import TabConfig
 
-    assert multiplications(1, "full") / 1e9 == pytest.approx(19.5, abs=0.1)
-    assert multiplications(2, "full") / 1e9 == pytest.approx(25.1, abs=0.1)
+    assert multiplications(TabConfig(hourglasses=1)) / 1e9 == pytest.approx(19.5, abs=0.1)
+    assert multiplications(TabConfig(hourglasses=2)) / 1e9 == pytest.approx(25.1, abs=0.1)
 
 
 def test_bench_times_an_engine_and_names_the_papers_figure(monkeypatch):

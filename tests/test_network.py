@@ -190,6 +190,11 @@ def test_a_width_of_other_sizes_has_no_name():
     assert TabConfig.of_width("lite", crop_size=192).width == TabConfig.of_width("nano", stem="slim").width == "custom"
 
 
+def test_a_width_with_other_blocks_keeps_its_name():
+    """A checkpoint of before some were left out is still of its width."""
+    assert all(TabConfig.of_width(name, top=True, skips=4).width == name for name in WIDTHS)
+
+
 def test_without_a_top_block_the_rest_is_the_same():
     whole = TabConfig.of_width("nano", hourglasses=2, top=True)
     names, fewer = (set(dict(Tab(c).named_parameters())) for c in (whole, replace(whole, top=False)))

@@ -87,8 +87,8 @@ class TabConfig:
 
     @property
     def width(self) -> str:
-        """The name in WIDTHS that these sizes have, or `custom`."""
-        rest = {name: getattr(self, name) for name in ("topology", "hourglasses", "features", "fusion")}
+        """The name in WIDTHS that these sizes have, whatever blocks are left out, or `custom`."""
+        rest = {name: getattr(self, name) for name in ("topology", "hourglasses", "features", "fusion", "top", "skips")}
         return next((name for name in WIDTHS if self == TabConfig.of_width(name, **rest)), "custom")
 
     @property
