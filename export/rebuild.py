@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +15,10 @@ from tabrt.engines.parity import sample_crops
 from tabrt.errors import TabrtError
 from tabrt.exporting.converting import convert
 from tabrt.files import MODEL_FOLDER, write_atomically
-from tabrt.geometry import CROP_SIZE
 from tabrt.network.checkpoint import load_checkpoint
-from training.augment import truth_crop
 from training.checkpointing import pack
-from training.sets import shared_faces
+from training.spread import calibration_crops
 
-CALIBRATION_FACES = 256
 CACHE = Path(".cache/faces")  # of decoded pictures
 
 
@@ -53,7 +49,7 @@ def rebuild(paths: list[Path], out: Path, faces: Path | None) -> list[Variant]:
     for path in [rounded(path, out) for path in paths]:
         size = load_checkpoint(path)[1].crop_size
         crops = sample_crops(size=size)
-        calibration = crops if faces is None else calibration_crops(faces, size)
+        calibration = crops if faces is None else calibration_crops(faces, CACHE, size)
         variants += [_variant(path, precision, out, crops, calibration) for precision in PRECISIONS]
     return variants
 
@@ -82,21 +78,6 @@ def _variant(checkpoint: Path, precision: str, out: Path, crops: np.ndarray, cal
     moved = f"worst {shift.worst:.4f} px, 95 % {shift.percentile_95:.4f} px, median {shift.median:.4f} px"
     print(f"{path}: {moved} {'; '.join(notes)}", flush=True)
     return Variant(name, checkpoint, precision, path, "; ".join(notes))
-
-
-@functools.cache
-def calibration_crops(faces: Path, size: int = CROP_SIZE, count: int = CALIBRATION_FACES) -> np.ndarray:
-    """Crops uint8 (count, size, size, 3) RGB spread over all sets of faces, none of them kept for validation."""
-    known, _ = shared_faces(faces, CACHE)
-    sets = [part for part in known.values() if np.isfinite(part.points).any()]  # the others show no face
-    each = -(-count // len(sets))
-    crops = []
-    for part in sets:
-        for index in np.unique(np.linspace(0, len(part) - 1, each).astype(int)):
-            box = None if part.boxes is None else part.boxes[index]
-            crop = replace(truth_crop(part.points[index], box=box), size=size)
-            crops.append(crop.cut(part.read(int(index))))
-    return np.stack(crops[:count])
 
 
 def ship(variants: list[Variant], accurate: Collection[str]) -> None:

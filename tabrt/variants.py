@@ -14,6 +14,7 @@ class Sizes(TypedDict):
     crop_size: NotRequired[int]
     top: NotRequired[bool]
     skips: NotRequired[int]
+    stem_channels: NotRequired[int]
 
 
 WIDTHS: dict[str, Sizes] = {

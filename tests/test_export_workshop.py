@@ -16,15 +16,17 @@ from small_network import face_crops, random_checkpoint, random_network
 
 import export.parity
 import export.rebuild
+import training.spread
 from export.parity import compare, page
 from export.plot import draw
-from export.rebuild import Variant, calibration_crops, checkpoints, rebuild
+from export.rebuild import Variant, checkpoints, rebuild
 from export.rows import Row, accurate_in_int8, winner
 from export.triton import config, write_repository
 from tabrt.card import MAX_BATCH, ModelCard
 from tabrt.engines.engine import load_engine
 from tabrt.engines.parity import BOUNDS
 from tabrt.errors import TabrtError
+from training.spread import calibration_crops
 
 ROOT = Path(__file__).parents[1]
 SHARED_FACES = ROOT.parent / "shared" / "faces"
@@ -169,16 +171,15 @@ def test_calibration_faces_are_none_of_those_that_judge(tmp_path: Path, monkeypa
         first_faces(SHARED_FACES / f"{name}.zip", tmp_path / f"{name}.zip", 60)
 
     names: list[str] = []
-    load = export.rebuild.shared_faces
+    load = training.spread.shared_faces
 
     def watched(*arguments):
         sets, judged = load(*arguments)
         names.extend(sets["human"].names)
         return sets, judged
 
-    monkeypatch.setattr(export.rebuild, "shared_faces", watched)
-    monkeypatch.setattr(export.rebuild, "CACHE", tmp_path / "cache")
-    crops = calibration_crops(tmp_path, count=10)
+    monkeypatch.setattr(training.spread, "shared_faces", watched)
+    crops = calibration_crops(tmp_path, tmp_path / "cache", count=10)
     assert (crops.shape, crops.dtype) == ((10, 256, 256, 3), np.uint8)
     assert 0 < len(names) < 60  # some of these are kept for judging
     assert not held_out(np.asarray(names)).any()

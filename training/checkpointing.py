@@ -25,6 +25,8 @@ from training.averaging import lean
 from training.growing import twice_as_wide, widened
 from training.recipes import Recipe
 from training.sets import SHARED_SETS
+from training.spread import calibration_crops
+from training.thinning import thinned
 from training.validation import NetworkEngine
 
 
@@ -119,6 +121,15 @@ def halved(model: Tab) -> Tab:
     return model
 
 
+def thin(source: Path, out: Path, stem_channels: int, faces: Path, cache: Path) -> float:
+    """Write a network with fewer channels in its stem; the share of variance that it lost. Raises TabrtError."""
+    model, card = load_checkpoint(source)
+    crops = torch.from_numpy(calibration_crops(faces, cache, model.config.crop_size))
+    thinner, left = thinned(model, crops.split(16), stem_channels)
+    save_checkpoint(out, thinner, card)
+    return left
+
+
 def mix(new: Path, old: Path, kept: float, out: Path) -> None:
     """Write the network between two of one shape, with the card of the new one. kept: the share of the old weights.
 
@@ -136,7 +147,7 @@ def mix(new: Path, old: Path, kept: float, out: Path) -> None:
 def identity(config: TabConfig, recipe: Recipe, seed: int, sizes: dict[str, int]) -> str:
     """What must be the same for a run to be resumed."""
     network = asdict(config)
-    for name, usual in (("crop_size", CROP_SIZE), ("top", True), ("skips", HOURGLASS_DEPTH)):
+    for name, usual in (("crop_size", CROP_SIZE), ("top", True), ("skips", HOURGLASS_DEPTH), ("stem_channels", 0)):
         if network[name] == usual:  # runs that were begun before there was anything else go on
             del network[name]
     return json.dumps({"network": network, "recipe": asdict(recipe), "seed": seed, "sets": sizes})

@@ -59,6 +59,9 @@ def train(
         int | None, typer.Option(min=0, max=4, help="Levels with a block in the hourglasses' skips.")
     ] = None,
     top: Annotated[bool | None, typer.Option(help="A block between an hourglass and its maps.")] = None,
+    stem_channels: Annotated[
+        int | None, typer.Option(min=1, help="Channels of the first convolution of a slim or short stem.")
+    ] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Faces to see in each phase.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data in each phase.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Faces in a step, over all devices.")] = None,
@@ -95,7 +98,7 @@ def train(
     plan = with_shares(changed(recipe_named(recipe), samples, epochs, batch, rate), share or [])
     sizes = {
         "stem": stem, "channels": channels, "balt_channels": balt_channels, "crop_size": crop_size, "skips": skips,
-        "top": top,
+        "top": top, "stem_channels": stem_channels,
     }  # fmt: skip
     begun = None if start is None else checkpoint_named(start)
     asked = {"topology": topology, "hourglasses": hourglasses, "features": features, "fusion": fusion}
@@ -253,6 +256,22 @@ def pack(
 
     write(checkpoint, out)
     typer.echo(f"wrote {out}, {out.stat().st_size:,} bytes")
+
+
+@app.command()
+def thin(
+    checkpoint: Annotated[str, typer.Argument(help="A shipped model's name, or a .safetensors.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+    stem_channels: Annotated[int, typer.Option(min=1, help="Channels that stay.")] = 16,
+    root: Annotated[Path, typer.Option(help="The folder of the zips.")] = Path("../shared/faces"),
+    cache: CacheOption = CACHE,
+) -> None:
+    """Leave channels of the stem's first convolution out that the others can tell: it is dear, and repeats itself."""
+    from training.checkpointing import checkpoint_named
+    from training.checkpointing import thin as write
+
+    left = write(checkpoint_named(checkpoint), out, stem_channels, root, cache)
+    typer.echo(f"wrote {out}, {out.stat().st_size:,} bytes; {left:.2%} of what the stem says is lost")
 
 
 @app.command()

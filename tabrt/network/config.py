@@ -27,6 +27,7 @@ class TabConfig:
     top: whether a block stands between an hourglass and its maps, at the finest level, where work is dear.
     skips: in how many of an hourglass's levels, from the finest, a block stands where features pass the coarser ones by
     (paper: in all four); in the others they pass as they are.
+    stem_channels: of the first convolution of `slim` and `short`, which sees the whole picture; 0: half of `channels`.
     """
 
     topology: str = "wflw98"
@@ -39,6 +40,7 @@ class TabConfig:
     crop_size: int = CROP_SIZE
     top: bool = True
     skips: int = HOURGLASS_DEPTH
+    stem_channels: int = 0
 
     def __post_init__(self) -> None:
         topology_named(self.topology)
@@ -50,6 +52,7 @@ class TabConfig:
             ("balt_channels", 1, 256),
             ("fusion", 0, 3),
             ("skips", 0, HOURGLASS_DEPTH),
+            ("stem_channels", 0, 512),
         ):
             value = getattr(self, name)
             whole = isinstance(value, int) and not isinstance(value, bool)
@@ -87,8 +90,9 @@ class TabConfig:
 
     @property
     def width(self) -> str:
-        """The name in WIDTHS that these sizes have, whatever blocks are left out, or `custom`."""
-        rest = {name: getattr(self, name) for name in ("topology", "hourglasses", "features", "fusion", "top", "skips")}
+        """The name in WIDTHS that these sizes have, whatever is left out of them, or `custom`."""
+        left_out = ("top", "skips", "stem_channels")
+        rest = {name: getattr(self, name) for name in ("topology", "hourglasses", "features", "fusion", *left_out)}
         return next((name for name in WIDTHS if self == TabConfig.of_width(name, **rest)), "custom")
 
     @property

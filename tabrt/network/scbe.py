@@ -98,7 +98,7 @@ class Scbe(nn.Module):
 
     def __init__(self, config: TabConfig):
         super().__init__()
-        self.stem = STEMS[config.stem](config.channels)
+        self.stem = _stem(config)
         self.stacks = nn.ModuleList(
             Stack(config.channels, config.boundary_channels, config.top, config.skips)
             for _ in range(config.hourglasses)
@@ -182,18 +182,14 @@ def resnet_stem(channels: int) -> nn.Sequential:
     )
 
 
-def slim_stem(channels: int) -> nn.Sequential:
+def slim_stem(channels: int, first: int) -> nn.Sequential:
     """Three convolutions, two of them strided: what a CPU can afford."""
-    return nn.Sequential(
-        *_conv_bn_relu(3, channels // 2, 3, stride=2),
-        *_conv_bn_relu(channels // 2, channels, 3, stride=2),
-        *_conv_bn_relu(channels, channels, 3),
-    )
+    return nn.Sequential(*short_stem(channels, first), *_conv_bn_relu(channels, channels, 3))
 
 
-def short_stem(channels: int) -> nn.Sequential:
-    """The two strided convolutions of `slim` alone."""
-    return nn.Sequential(*list(slim_stem(channels))[:6])
+def short_stem(channels: int, first: int) -> nn.Sequential:
+    """The two strided convolutions of `slim` alone, the first with so many channels."""
+    return nn.Sequential(*_conv_bn_relu(3, first, 3, stride=2), *_conv_bn_relu(first, channels, 3, stride=2))
 
 
 def _conv_bn_relu(channels_in: int, channels_out: int, kernel: int, stride: int = 1) -> list[nn.Module]:
@@ -201,4 +197,11 @@ def _conv_bn_relu(channels_in: int, channels_out: int, kernel: int, stride: int 
     return [conv, nn.BatchNorm2d(channels_out), nn.ReLU()]
 
 
-STEMS = {"vgg": vgg_stem, "fan": fan_stem, "resnet": resnet_stem, "slim": slim_stem, "short": short_stem}
+STEMS = {"vgg": vgg_stem, "fan": fan_stem, "resnet": resnet_stem}
+OUR_STEMS = {"slim": slim_stem, "short": short_stem}
+
+
+def _stem(config: TabConfig) -> nn.Sequential:
+    if config.stem in OUR_STEMS:
+        return OUR_STEMS[config.stem](config.channels, config.stem_channels or config.channels // 2)
+    return STEMS[config.stem](config.channels)
