@@ -32,6 +32,7 @@ NEAR = 45  # degrees, up to which the smaller errors are promised
 TURNS = 6  # of each portrait
 PICTURE = (1280, 720)  # px, in whose middle a turned portrait lies
 AWAY = 120.0  # px: farther from the middle it is another face
+FULL = 0.9  # of a shape of mouth or brows: few are so strong in a portrait
 SLACK = 2  # frames, by which a blink's lowest may lie outside the marked ones
 PROMISED = {"yaw": 2.5, "pitch": 3.0, "roll": 1.2, "turned": 6.0, "jitter": 0.1, "blinks": 0.95, "cost": 0.15}
 ANGLES = ("yaw", "pitch", "roll")
@@ -76,9 +77,17 @@ def _turned(tracker: Tracker, folder: Path, most: int) -> dict[str, Any]:
     true, told = [], []
     for portrait in turned_portraits(faces, meshes["human"], shape, which, TURNS, seed=1):
         true.append(angles_of(fitted(portrait.head)[0]))
-        pose = _pose_of(tracker, _in_the_middle(portrait.image))
-        told.append((np.nan,) * 3 if pose is None else pose.angles)
+        told.append(_told_of(_face_in(tracker, _in_the_middle(portrait.image))))
     return {"portraits": len(which), **_by_side(np.array(true), np.array(told))}
+
+
+def _told_of(face: Face | None) -> tuple[float, ...]:
+    """Yaw, pitch, roll, openness of the eye on the near side, and how many shapes of mouth and brows are full."""
+    if face is None or face.pose is None or face.measures is None:
+        return (np.nan,) * 5
+    told = face.measures
+    full = sum(value > FULL for name, value in told.items() if not name.startswith("eye"))
+    return (*face.pose.angles, told.left_eye if face.pose.yaw > 0 else told.right_eye, full)
 
 
 def _in_the_middle(image: np.ndarray) -> np.ndarray:
@@ -89,21 +98,24 @@ def _in_the_middle(image: np.ndarray) -> np.ndarray:
     return picture
 
 
-def _pose_of(tracker: Tracker, image: np.ndarray) -> Pose | None:
-    """The pose of the face that lies nearest to the middle of a picture."""
+def _face_in(tracker: Tracker, image: np.ndarray) -> Face | None:
+    """The face that lies nearest to the middle of a picture."""
     tracker.reset()
     found = tracker(Frame(image)).faces
     middle = np.array(image.shape[1::-1]) / 2
     away = [float(np.linalg.norm(face.points.mean(axis=0) - middle)) for face in found]
     if not away or min(away) > AWAY:
         return None
-    return found[int(np.argmin(away))].pose
+    return found[int(np.argmin(away))]
 
 
 def _by_side(true: np.ndarray, told: np.ndarray) -> dict[str, Any]:
-    """Mean errors of yaw, pitch and roll (N, 3) by how far heads are turned; NaN where no face was told."""
+    """Mean errors of yaw, pitch and roll (N, 3), and what else is told, by how far heads are turned.
+
+    told: (N, 5) as by `_told_of`; NaN where there is no face.
+    """
     turned, sides = np.abs(true[:, 0]), np.sign(true[:, :1])
-    off = (told - true + 180) % 360 - 180
+    off = (told[:, :3] - true + 180) % 360 - 180
     found = np.isfinite(off[:, 0])
 
     def row(low: float, high: float) -> dict[str, Any]:
@@ -119,6 +131,8 @@ def _by_side(true: np.ndarray, told: np.ndarray) -> dict[str, Any]:
             "median": float(np.median(np.abs(off[seen, 0]))),
             "pitch_bias": float(off[seen, 1].mean()),
             "roll_bias": float((off[seen] * sides[seen])[:, 2].mean()),
+            "near_eye": float(np.median(told[seen, 3])),
+            "full": float(told[seen, 4].mean()),
         }
 
     ends = list(pairwise(EDGES))
@@ -343,7 +357,7 @@ def table(report: Report) -> str:
                 f"{100 * row['found']:.1f} %",
                 f"{row['true']:.1f}",
                 f"{row['told']:.1f}",
-                *(row[name] for name in (*ANGLES, "median", "pitch_bias", "roll_bias")),
+                *(row[name] for name in (*ANGLES, "median", "pitch_bias", "roll_bias", "near_eye", "full")),
             )
             for row in (*told["rows"], told["near"], told["far"])
         ]
@@ -352,7 +366,7 @@ def table(report: Report) -> str:
             "yaws and tilted by up to 25°, as the tracker sees one picture of each; mean errors in degrees:\n\n"
             + markdown(
                 ("turned by", "pictures", "found", "mean yaw", "told", *(f"{name} off" for name in ANGLES),
-                 "median yaw off", "pitch bias", "roll bias"),
+                 "median yaw off", "pitch bias", "roll bias", "near eye open, median", f"shapes above {FULL}"),
                 rows,
             )
         )  # fmt: skip

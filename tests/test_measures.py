@@ -128,6 +128,13 @@ def test_the_last_pose_is_a_start_and_no_more():
         assert np.allclose(head_pose(seen(*turn), SURE, LENS, last).angles, turn, atol=0.1)
 
 
+@pytest.mark.parametrize("before", [-90, 90])
+@pytest.mark.parametrize("yaw", [-15, 0, 15])
+def test_a_head_that_was_last_seen_from_the_side_is_found_from_the_front(before: float, yaw: float):
+    last = head_pose(seen(before, 5), SURE, LENS)
+    assert head_pose(seen(yaw, 5), SURE, LENS, last).yaw == pytest.approx(yaw, abs=0.5)  # 85° told of some
+
+
 def test_what_is_no_face_has_no_pose():
     assert head_pose(np.full((98, 2), np.nan), SURE, LENS) is None
     assert head_pose(np.full((98, 2), 100.0), SURE, LENS) is None

@@ -19,7 +19,7 @@ from made_faces import calm, changed, face, scene, seen, shut_eye
 
 from tabrt.commands.options import ImageOptions, LiveOptions, VideoOptions
 from tabrt.commands.video import video
-from tabrt.drawing import Drawing, Expression
+from tabrt.drawing import PALETTE, Drawing, Expression
 from tabrt.drawing.overlay import Points, label_places
 from tabrt.errors import TabrtError
 from tabrt.measures import SHAPES, Person
@@ -179,6 +179,42 @@ def test_the_panel_leaves_the_id_to_be_read(at):
     (label,) = label_places(plain.frame.image, plain.faces)
     part = np.s_[int(label.top) : int(label.bottom), int(label.left) : int(label.right)]
     assert alone[part].any() and np.array_equal(alone[part], both[part])
+
+
+def test_a_panel_says_whose_it_is():
+    at = [(-0.12, 0, 0.6), (0.12, 0, 0.6)]
+    two = scene(*(face(seen(-10, 0, 0, place, OPEN_MOUTH), number) for number, place in ((2, at[0]), (5, at[1]))))
+    drawn = Drawing((Expression(),))(two).picture
+    for number in (2, 5):
+        assert (drawn == PALETTE[number - 1]).all(axis=2).sum() > 100  # a stripe, beside which the number is
+
+
+def test_a_panel_stays_while_its_face_trembles_turns_and_speaks():
+    people = calm(), calm()
+    drawing, rng, columns = Drawing((Expression(),)), np.random.default_rng(0), []
+    for index in range(30):
+        mouth = changed(((93, 94, 95, 84, 85, 86), (0, rng.uniform(0, 0.3))))
+        points = [seen(*rng.normal(0, 4, 3), (x, 0, 0.6), mouth) + rng.normal(0, 1.5, 2) for x in (-0.12, 0.12)]
+        faces = [face(points[who], who + 1, people[who], index / 30) for who in (0, 1)]
+        drawn = drawing(scene(*faces, index=index, time=index / 30)).picture
+        columns.append([np.argwhere((drawn == PALETTE[who]).all(axis=2)).min(axis=0).tolist() for who in (0, 1)])
+    moves = np.abs(np.diff(columns, axis=0)).max(axis=2)
+    assert (moves == 0).mean() > 0.8 and moves.max() <= 4
+
+
+def test_a_panel_goes_along_with_its_face():
+    person, drawing = calm(), Drawing((Expression(),))
+    for index, x in enumerate(np.linspace(-0.25, 0.25, 60)):
+        one = face(seen(-10, 0, 0, (x, 0, 0.8), OPEN_MOUTH), 1, person, index / 30)
+        plain = scene(one, index=index, time=index / 30)
+        white = replace(plain, frame=replace(plain.frame, image=np.full_like(plain.frame.image, 255)))
+        drawn = drawing(white).picture
+        plate = plates(drawn)
+        top, bottom = round(one.box.top), round(one.box.bottom)
+        left, right = round(one.box.left), round(one.box.right)
+        assert plate[top:bottom, left:right].sum() < 0.1 * plate.sum()
+        stripe = np.argwhere((drawn == PALETTE[0]).all(axis=2))[:, 1].min()
+        assert index > 30 or 0 < stripe - one.box.left < 1.3 * one.box.width
 
 
 def test_a_face_that_fills_the_picture_is_hardly_covered():

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import cv2
 import numpy as np
 
-from tabrt.drawing.overlay import label_places
+from tabrt.drawing.overlay import PALETTE, label_places
 from tabrt.faces import Face, Scene
 from tabrt.geometry import Box
-from tabrt.measures import Gaze, Measures, Pose
+from tabrt.measures import SHAPES, Gaze, Measures, Person, Pose
 
 AXES = ((90, 90, 255), (110, 225, 110), (255, 170, 90))  # BGR: red x, green y, blue out of the face
 LENGTH = 0.05  # m, of an axis
@@ -31,30 +32,40 @@ FONT, SMALLEST, LARGEST = cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1.0  # OpenCV's units:
 PANEL, TRACK, FILL, INK = 0.3, (90, 90, 90), (150, 190, 60), (245, 245, 245)  # share of the picture left; BGR
 SHIFT = 4  # bits of a pixel's fraction that OpenCV draws with
 FARTHEST = 2**15  # px
+GAP = 0.08  # face sizes between a face and its panel, and how far it may move before the panel does
+STEADY = 0.15  # change of a face's size, as a logarithm, before the letters change theirs
+WIDEST_NAME = max(SHAPES, key=lambda name: cv2.getTextSize(name, FONT, 1.0, 1)[0][0])
+WIDEST_ANGLES = "00  yaw -00  pitch -00  roll -000"
 
 
 @dataclass(frozen=True)
 class Expression:
     """A layer: axes at the tip of the nose, lines of sight, and the strongest shapes as bars beside each face.
 
-    kept: the place in a picture that something else will be written on.
+    kept: the place in a picture that something else will be written on. Scenes are to come in their order: a panel
+    stays where it was in the one before, while it covers nothing there.
     """
 
     kept: Callable[[np.ndarray], Box] | None = None
+    _panels: WeakKeyDictionary[Person, _Kept] = field(default_factory=WeakKeyDictionary, init=False, compare=False)
 
     def __call__(self, image: np.ndarray, scene: Scene) -> None:
         taken = [(face.box, 1.0) for face in scene.faces]
         taken += [(place, LABEL) for place in label_places(image, scene.faces)]
         if self.kept is not None:
             taken.append((self.kept(image), LABEL))
-        for face in scene.faces:
-            pose, gaze, measures = face.pose, face.gaze, face.measures
-            if pose is None or gaze is None or measures is None:
+        for number, face in enumerate(scene.faces):
+            pose, gaze, measures, sight = face.pose, face.gaze, face.measures, face.sight
+            if pose is None or gaze is None or measures is None or sight is None:
                 continue
             _draw_axes(image, face, pose)
             if _size(face) >= SMALL:
                 _draw_gaze(image, face, pose, gaze)
-                taken.append((_draw_panel(image, face, pose, measures, taken), 1.0))
+                last = [self._panels.get(other.sight.person) for other in scene.faces[number + 1 :] if other.sight]
+                theirs = [(kept.place, 1.0) for kept in last if kept is not None]
+                kept = _draw_panel(image, face, pose, measures, [*taken, *theirs], self._panels.get(sight.person))
+                self._panels[sight.person] = kept
+                taken.append((kept.place, 1.0))
 
 
 def _size(face: Face) -> float:
@@ -102,9 +113,12 @@ def _line(image: np.ndarray, start: np.ndarray, end: np.ndarray, colour: tuple[i
 
 @dataclass(frozen=True)
 class _Panel:
-    """Lines of text, of which those with a value have a bar behind them; all sizes in px."""
+    """Whose it is, the head's angles, and bars of at most so many shapes below; all sizes in px.
 
-    lines: tuple[tuple[str, float | None], ...]
+    It is as wide, whatever the numbers and names in it are, so that it need not move for them.
+    """
+
+    most: int
     scale: float  # of the letters, in OpenCV's units
 
     @property
@@ -120,75 +134,129 @@ class _Panel:
         return round(110 * self.scale)
 
     @property
+    def stripe(self) -> int:
+        """In the face's colour, at the left."""
+        return max(3, round(6 * self.scale))
+
+    @property
     def height(self) -> int:
-        return self.line * len(self.lines) + self.pad
+        return self.high(self.most)
+
+    def high(self, bars: int) -> int:
+        return self.line * (1 + bars) + self.pad
 
     @property
     def names(self) -> int:
         """Width of the widest name of a bar."""
-        return max((self.wide(text) for text, value in self.lines if value is not None), default=0)
+        return self.wide(WIDEST_NAME)
 
     @property
     def width(self) -> int:
-        bars = self.names + 2 * self.pad + self.bar + self.wide("0.00") if self.names else 0
-        return max(bars, *(self.wide(text) for text, value in self.lines if value is None)) + 2 * self.pad
+        bars = self.names + 2 * self.pad + self.bar + self.wide("0.00") if self.most else 0
+        return max(bars, self.wide(WIDEST_ANGLES)) + 2 * self.pad + self.stripe
 
     def wide(self, text: str) -> int:
         return cv2.getTextSize(text, FONT, self.scale, 1)[0][0]
 
 
-def _draw_panel(image: np.ndarray, face: Face, pose: Pose, measures: Measures, taken: list[tuple[Box, float]]) -> Box:
-    """The head's angles, and the shapes that are strongest, beside the face; where it lies.
+@dataclass(frozen=True)
+class _Kept:
+    """How a panel was drawn."""
 
-    taken: what is not to be covered, and how bad it is to do so.
+    panel: _Panel
+    spot: int  # of those around the face
+    place: Box
+
+
+def _draw_panel(
+    image: np.ndarray,
+    face: Face,
+    pose: Pose,
+    measures: Measures,
+    taken: list[tuple[Box, float]],
+    last: _Kept | None,
+) -> _Kept:
+    """The face's id, the head's angles, and the shapes that are strongest, beside the face; how it was drawn.
+
+    taken: what is not to be covered, and how bad it is to do so. last: how it was drawn in the frame before.
     """
-    angles = "  ".join(f"{name} {round(getattr(pose, name))}" for name in ("yaw", "pitch", "roll"))
+    kept = _placed(image, face, taken, last)
     strongest = sorted(((value, name) for name, value in measures.items() if value >= LEAST), reverse=True)
-    scale = float(np.clip(_size(face) / 420, SMALLEST, LARGEST))
-    for most in SHOWN:
-        lines = ((angles, None), *((name, value) for value, name in strongest[:most]))
-        panel = _Panel(lines, scale)
-        panel = _Panel(lines, scale * min(1.0, image.shape[1] / panel.width))
-        place = _place(image, face, panel, taken)
-        if _covered(place, taken) <= COVERED * panel.width * panel.height:
-            break
-    _draw_lines(image, panel, int(place.left), int(place.top))
-    return place
+    left, top = int(kept.place.left), int(kept.place.top)
+    _draw_lines(image, kept.panel, face.id, pose, strongest[: kept.panel.most], left, top)
+    return kept
 
 
-def _draw_lines(image: np.ndarray, panel: _Panel, left: int, top: int) -> None:
-    plate = image[top : top + panel.height, left : left + panel.width]
+def _draw_lines(
+    image: np.ndarray, panel: _Panel, owner: int, pose: Pose, bars: list[tuple[float, str]], left: int, top: int
+) -> None:
+    plate = image[top : top + panel.high(len(bars)), left : left + panel.width]
     if plate.size == 0:
         return
+    colour = PALETTE[(owner - 1) % len(PALETTE)]
     plate[...] = (plate * PANEL).astype(np.uint8)
-    for number, (text, value) in enumerate(panel.lines):
-        y = top + panel.pad // 2 + number * panel.line
-        base = y + round(0.7 * panel.line)
-        _write(image, text, left + panel.pad, base, panel.scale)
-        if value is not None:
-            start, end = left + 2 * panel.pad + panel.names, y + round(0.8 * panel.line)
-            upper = y + round(0.3 * panel.line)
-            cv2.rectangle(image, (start, upper), (start + panel.bar, end), TRACK, -1)
-            cv2.rectangle(image, (start, upper), (start + round(panel.bar * value), end), FILL, -1)
-            _write(image, f"{value:.2f}", start + panel.bar + panel.pad, base, panel.scale)
+    plate[:, : panel.stripe] = colour
+    left += panel.stripe + panel.pad
+    y, letters = top + panel.pad // 2, round(0.7 * panel.line)
+    number = f"{owner}  "
+    _write(image, number, left, y + letters, panel.scale, colour)
+    angles = "  ".join(f"{name} {round(getattr(pose, name))}" for name in ("yaw", "pitch", "roll"))
+    _write(image, angles, left + panel.wide(number), y + letters, panel.scale)
+    for value, name in bars:
+        y += panel.line
+        _write(image, name, left, y + letters, panel.scale)
+        start, upper, lower = left + panel.pad + panel.names, y + round(0.3 * panel.line), y + round(0.8 * panel.line)
+        cv2.rectangle(image, (start, upper), (start + panel.bar, lower), TRACK, -1)
+        cv2.rectangle(image, (start, upper), (start + round(panel.bar * value), lower), FILL, -1)
+        _write(image, f"{value:.2f}", start + panel.bar + panel.pad, y + letters, panel.scale)
 
 
-def _write(image: np.ndarray, text: str, x: int, y: int, scale: float) -> None:
-    cv2.putText(image, text, (x, y), FONT, scale, INK, 1, cv2.LINE_AA)
+def _write(image: np.ndarray, text: str, x: int, y: int, scale: float, colour: tuple[int, int, int] = INK) -> None:
+    cv2.putText(image, text, (x, y), FONT, scale, colour, 1, cv2.LINE_AA)
 
 
-def _place(image: np.ndarray, face: Face, panel: _Panel, taken: list[tuple[Box, float]]) -> Box:
-    """Where a panel covers least: beside the face, below or above it, or in a corner of the picture."""
-    box, gap, width, height = face.box, 0.08 * _size(face), panel.width, panel.height
+def _placed(image: np.ndarray, face: Face, taken: list[tuple[Box, float]], last: _Kept | None) -> _Kept:
+    """Where it was, as long as it covers little there; else where it covers least, with fewer bars if need be."""
+    scale = float(np.clip(_size(face) / 420, SMALLEST, LARGEST))
+    if last is not None and abs(math.log(scale / last.panel.scale)) < STEADY:
+        scale = last.panel.scale
+    for most in SHOWN:
+        panel = _Panel(most, scale)
+        panel = _Panel(most, scale * min(1.0, image.shape[1] / panel.width))
+        spots, covered = _spots(image, face, panel), COVERED * panel.width * panel.height
+        if last is not None and most == last.panel.most:
+            place = _followed(image, face, panel, spots[last.spot], last.place)
+            if _covered(place, taken) <= covered:
+                return _Kept(panel, last.spot, place)
+        elif last is not None and most > last.panel.most:
+            covered = 0  # more bars come back where there is room to spare, or they would come and go
+        usual = 0 if last is None else last.spot
+        least, _, spot = min((_covered(place, taken), spot != usual, spot) for spot, place in enumerate(spots))
+        if least <= covered:
+            break
+    return _Kept(panel, spot, spots[spot])
+
+
+def _followed(image: np.ndarray, face: Face, panel: _Panel, spot: Box, last: Box) -> Box:
+    """Where a panel lay, drawn along by its face no sooner than it must: so it rests while the face trembles."""
+    slack, (height, width) = GAP * _size(face), image.shape[:2]
+    x = min(max(last.left, spot.left - slack), spot.left + slack, max(width - panel.width, 0))
+    y = min(max(last.top, spot.top - slack), spot.top + slack, max(height - panel.height, 0))
+    x, y = int(max(x, 0)), int(max(y, 0))
+    return Box(x, y, x + panel.width, y + panel.height)
+
+
+def _spots(image: np.ndarray, face: Face, panel: _Panel) -> list[Box]:
+    """Where a panel may lie: beside the face, below or above it, or in a corner of the picture."""
+    box, gap, width, height = face.box, GAP * _size(face), panel.width, panel.height
     right, bottom = max(image.shape[1] - width, 0), max(image.shape[0] - height, 0)
     corners = [(0, 0), (right, 0), (0, bottom), (right, bottom)]
     beside = [(box.right + gap, box.top), (box.left - gap - width, box.top)]
     along = [(box.left, box.bottom + gap), (box.left, box.top - gap - height)]
-    places = [
+    return [
         Box(x, y, x + width, y + height)
         for x, y in ((int(np.clip(x, 0, right)), int(np.clip(y, 0, bottom))) for x, y in (*beside, *along, *corners))
     ]
-    return min(places, key=lambda place: _covered(place, taken))  # the first of equals
 
 
 def _covered(place: Box, taken: list[tuple[Box, float]]) -> float:

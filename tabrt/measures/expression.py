@@ -47,6 +47,8 @@ _FEATURES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...]]] = {
     "brow left outer": ("y", (46, 45, 47), ()),
     "brow right": ("y", (35, 36, 39, 40), ()),
     "brow left": ("y", (44, 43, 49, 48), ()),
+    "eye right": ("x", (64,), (60,)),  # its width
+    "eye left": ("x", (72,), (68,)),
     "pupil right x": ("x", (96,), (60, 64)),
     "pupil left x": ("x", (97,), (68, 72)),
     "pupil right y": ("y", (96,), (60, 64)),
@@ -54,7 +56,7 @@ _FEATURES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...]]] = {
 }
 FEATURES = tuple(_FEATURES)
 # Mean and standard deviation over people with a neutral face, of the points that the network gives: ten of Pointing'04
-# and nine of the ZJU blinks, left and right together.
+# and nine of the ZJU blinks, left and right together; widths of eyes: 200 portraits of `human`.
 _NEUTRAL = {
     "gap": (0.016, 0.018),
     "width": (0.550, 0.025),
@@ -73,6 +75,8 @@ _NEUTRAL = {
     "brow left outer": (-0.199, 0.025),
     "brow right": (-0.238, 0.028),
     "brow left": (-0.238, 0.028),
+    "eye right": (0.297, 0.024),
+    "eye left": (0.297, 0.024),
     "pupil right x": (0.0, 0.005),
     "pupil left x": (0.0, 0.005),
     "pupil right y": (-0.029, 0.007),
@@ -95,13 +99,14 @@ def _weights() -> np.ndarray:
 
 
 _WEIGHTS = _weights()
-FLATTEST = 0.35  # cosine of the angle between a line of sight and the face
+FLATTEST = 0.35  # cosine between a line of sight and the head's own z axis, below which that plane counts as steeper
 
 # Opposite points: three pairs of the lids of the right eye and of the left, then each eye's corners.
 _UPPER = np.array([61, 62, 63, 71, 70, 69, 60, 72])
 _LOWER = np.array([67, 66, 65, 73, 74, 75, 64, 68])
 _OPPOSITE = np.zeros((WFLW98.points, 8))  # from one to the other, as a linear map
 _OPPOSITE[_UPPER, np.arange(8)], _OPPOSITE[_LOWER, np.arange(8)] = 1, -1
+_EYES = FEATURES.index("eye right"), FEATURES.index("eye left")
 
 OPEN = 0.30  # height over width of an eye that is open as usual …
 LEAST_OPEN, MOST_OPEN = 0.17, 0.42  # … and as it may be
@@ -115,9 +120,9 @@ SETTLING = 3.0  # s, in which a new face is learnt quickly
 def facing(points: np.ndarray, pose: Pose) -> np.ndarray:
     """Points (98, 2) in frame px, as they would lie on a head that faces the camera: (98, 2) in eye distances.
 
-    Each point is taken back along its line of sight to the plane, parallel to the face, in which it lies on the mean
-    head; where that plane is seen from its edge, no farther than FLATTEST allows. How far points slide over a head that
-    turns is taken off.
+    Each point is taken along its line of sight to the plane, parallel to the face, in which it lies on the mean head;
+    where that plane is seen from its edge, FLATTEST keeps it near to where it is on that head. How far points slide
+    over a head that turns is taken off.
     """
     rotation, lens = pose.unsighted, pose.lens
     sideways = rotation[:2].T / lens.focal
@@ -128,9 +133,12 @@ def facing(points: np.ndarray, pose: Pose) -> np.ndarray:
     before, share = side_of(*pose.rotation[2].tolist())
     layers = TURNED_HEAD.layer_steps[before] * share
     layers += TURNED_HEAD.layers[before]
-    far = (layers[0] - z) / np.maximum(sight[2], FLATTEST)
+    # How far along its line of sight each point is: as far as on the mean head, and on to its plane.
+    far = rotation[2] @ layers[:3]
+    far += pose.translation[2] / EYE_DISTANCE
+    far += (layers[2] - z - far * sight[2]) / np.maximum(sight[2], FLATTEST)
     faced = sight[:2] * far
-    faced += layers[1:]
+    faced += layers[3:]
     faced += [[x], [y]]
     return faced.T
 
@@ -140,12 +148,72 @@ def features(faced: np.ndarray) -> np.ndarray:
     return _WEIGHTS @ faced.T.ravel()
 
 
-def eye_heights(faced: np.ndarray) -> tuple[float, float]:
-    """Mean height over width of the person's right and left eye, of points (98, 2) from `facing`."""
+def eye_heights(faced: np.ndarray, usual: np.ndarray = NEUTRAL, hidden: float = 0.0) -> tuple[float, float]:
+    """Mean height over width of the person's right and left eye, of points (98, 2) from `facing`.
+
+    A head that turns shortens the width, and not the height: so that of the person's usual features (F,) takes its
+    place, as far as half of the face is hidden.
+    """
     across, down = (faced.T @ _OPPOSITE).tolist()
     lengths = list(map(math.hypot, across, down))
-    right, left = sum(lengths[:3]), sum(lengths[3:6])
-    return right / (3 * max(lengths[6], 1e-6)), left / (3 * max(lengths[7], 1e-6))
+    right, left = (
+        max(width + (float(usual[at]) - width) * hidden, 1e-6) for width, at in zip(lengths[6:], _EYES, strict=True)
+    )
+    return sum(lengths[:3]) / (3 * right), sum(lengths[3:6]) / (3 * left)
+
+
+# Heads that are turned far
+
+# Degrees of yaw: up to which all is told, from which on half of a face, and from which on hardly a thing.
+AHEAD, PROFILE, BEYOND = 30.0, 60.0, 90.0
+WANING = 45.0  # degrees, from which less and less is believed of brows and of the mouth's corners …
+LIDS_WANING = 75.0  # … and of lids
+
+
+def hidden_share(yaw: float) -> float:
+    """How far the half of a face that is turned away is hidden, for a head turned by degrees: 0…1."""
+    return _share(abs(yaw), AHEAD, PROFILE)
+
+
+def believed(now: np.ndarray, usual: np.ndarray, yaw: float) -> np.ndarray:
+    """Features (F,), as far as a head that is turned by degrees shows how they differ from the usual ones (F,).
+
+    What goes up and down on the hidden side is taken from the other one, and fades; what goes across, and how thick
+    lips are, is soon gone; how far the mouth is open is seen from everywhere.
+    """
+    hidden = hidden_share(yaw)
+    if hidden == 0:
+        return now
+    moved, far = now - usual, _OF_RIGHT if yaw > 0 else _OF_LEFT
+    both = moved + (moved[_OPPOSITE_SIDE] - moved) * (far * hidden)
+    return usual + both * (1 - _SOON_GONE * hidden - _WANING * _share(abs(yaw), WANING, BEYOND))
+
+
+def of_both_eyes(heights: tuple[float, float], opened: tuple[float, float], yaw: float) -> tuple[float, float]:
+    """Heights of the right and the left eye, the hidden one as far from its open height as the other is.
+
+    Seen from the very side, both are as open as usual.
+    """
+    hidden, unseen = hidden_share(yaw), _share(abs(yaw), LIDS_WANING, BEYOND)
+    if hidden == 0:
+        return heights
+    shares = [height / usual for height, usual in zip(heights, opened, strict=True)]
+    far, near = (0, 1) if yaw > 0 else (1, 0)
+    shares[far] += (shares[near] - shares[far]) * hidden
+    right, left = (usual * (share + (1 - share) * unseen) for share, usual in zip(shares, opened, strict=True))
+    return right, left
+
+
+def _other_side(name: str) -> str:
+    here, there = (" right", " left") if " right" in name else (" left", " right")
+    return name.replace(here, there)
+
+
+_UP_AND_DOWN = ("corner right y", "corner left y", *(name for name in FEATURES if name.startswith("brow")))
+_WANING = np.array([float(name in _UP_AND_DOWN) for name in FEATURES])
+_SOON_GONE = np.array([float(name not in _UP_AND_DOWN and name != "gap" and "pupil" not in name) for name in FEATURES])
+_OF_RIGHT, _OF_LEFT = (_WANING * [side in name for name in FEATURES] for side in ("right", "left"))
+_OPPOSITE_SIDE = np.array([FEATURES.index(_other_side(name)) for name in FEATURES])
 
 
 @dataclass

@@ -8,13 +8,14 @@ from functools import cached_property
 
 import numpy as np
 
-from tabrt.measures.expression import FEATURES
+from tabrt.measures.expression import BEYOND, FEATURES, PROFILE
 from tabrt.measures.head import EYE_DISTANCE
 from tabrt.measures.pose import Pose
 
 EYEBALL = 0.012  # m, radius: a degree moves the pupil by 0.2 mm, 0.24 % of the eye distance
 SHUT = 0.35  # openness below which a pupil is not seen
 WIDEST = 45.0  # degrees an eye turns in its socket
+NEAR_SEEN = math.cos(math.radians(45))  # of a turn, up to which the eye on the near side is fully seen
 CROSSED = 8.0  # degrees by which two eyes may seem to turn towards each other before they are told to
 SIDEWAYS, UPWARDS, DOWNWARDS = 35.0, 25.0, 35.0  # degrees at which ARKit's eyeLook shapes are full
 _FARTHEST = math.sin(math.radians(WIDEST))
@@ -98,14 +99,17 @@ def _together(gaze: Gaze) -> Gaze:
 def _eye(
     side: str, moved: np.ndarray, opened: float, pose: Pose, turned: float, confidence: np.ndarray
 ) -> EyeGaze | None:
-    """One eye's. turned: degrees by which it is turned away from the camera: far round the head it is trusted less."""
+    """One eye's. turned: degrees by which it is turned away from the camera: the farther either way, the less it is
+    trusted, that on the far side first."""
     if opened < SHUT:
         return None
+    told = min(max((BEYOND - abs(turned)) / (BEYOND - PROFILE), 0.0), 1.0)  # in a profile only the head's direction
     sine_yaw, sine_pitch = (
-        min(max(float(part) * (EYE_DISTANCE / EYEBALL), -_FARTHEST), _FARTHEST)
+        min(max(float(part) * (EYE_DISTANCE / EYEBALL) * told, -_FARTHEST), _FARTHEST)
         for part in (-moved[_X[side]], moved[_Y[side]])
     )
-    seen = max(math.cos(math.radians(max(turned, 0.0) * 1.5)), 0.0)
+    across = math.cos(math.radians(turned))  # how wide the eye on the near side is still seen
+    seen = max(math.cos(math.radians(turned * 1.5)) if turned > 0 else min(1.0, across / NEAR_SEEN), 0.0)
     sure = float(confidence[PUPIL[side]]) * min(1.0, (opened - SHUT) / 0.3) * seen
     yaw, pitch = math.degrees(math.asin(sine_yaw)), math.degrees(math.asin(sine_pitch))
     return EyeGaze(yaw, pitch, min(max(sure, 0.0), 1.0), pose.rotation)

@@ -107,13 +107,13 @@ class TurnedHead:
 
     @cached_property
     def layers(self) -> np.ndarray:
-        """(37, 3, 98) eye distances: how deep each point lies, and how far back it is to its place on HEAD, x and y."""
+        """(37, 5, 98) eye distances: where each point lies, x, y and z, and how far back it is to its place on HEAD."""
         back = (HEAD - self.places)[..., :2]
-        return np.concatenate([self.places[..., 2:], back], axis=2).transpose(0, 2, 1) / EYE_DISTANCE
+        return np.concatenate([self.places, back], axis=2).transpose(0, 2, 1) / EYE_DISTANCE
 
     @cached_property
     def layer_steps(self) -> np.ndarray:
-        """(36, 3, 98): from each of `layers` to the next."""
+        """(36, 5, 98): from each of `layers` to the next."""
         return np.diff(self.layers, axis=0)
 
     def marked(self, sight: np.ndarray) -> np.ndarray:

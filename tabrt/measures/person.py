@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -9,14 +10,25 @@ import numpy as np
 
 from tabrt.measures.blinks import Blink, BlinkFinder
 from tabrt.measures.corners import Corners
-from tabrt.measures.expression import Neutral, eye_heights, facing, features, openness, shapes
+from tabrt.measures.expression import (
+    AHEAD,
+    PROFILE,
+    Neutral,
+    believed,
+    eye_heights,
+    facing,
+    features,
+    hidden_share,
+    of_both_eyes,
+    openness,
+    shapes,
+)
 from tabrt.measures.gaze import Gaze, gaze_of, look_shapes
 from tabrt.measures.lens import Lens
 from tabrt.measures.pose import Pose, head_pose
 
 LONGEST_STEP = 0.5  # s between frames, after which a pose is no start for the next
-SURE = 0.6  # mean confidence of the points, below which much is covered, and nothing is learnt
-FRONTAL = 30.0  # degrees of yaw up to which a face is learnt
+SURE = 0.6  # mean confidence of the points, below which much is covered: nothing is learnt, and no blink is told
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,16 +92,21 @@ class Person:
         if pose is None:
             return None, None
         faced = facing(points, pose)
-        now, heights = features(faced), eye_heights(faced)
+        usual = self.neutral.features
+        now = believed(features(faced), usual, pose.yaw)
+        heights = eye_heights(faced, usual, hidden_share(pose.yaw))
+        heights = of_both_eyes(heights, self.neutral.opened, pose.yaw)
         blink = None
         if time > self._time:
             self._now = now, heights
             step, self._time = min(time - self._time, LONGEST_STEP), time
-            blink = self._blinks(time, sum(heights) / 2, self.neutral.shut)
+            sure = float(confidence.sum()) > SURE * len(confidence)
+            seen = sure and abs(pose.yaw) < PROFILE
+            blink = self._blinks(time, sum(heights) / 2 if seen else math.nan, self.neutral.shut)
             if blink is not None:
                 self.neutral.blinked(blink.lowest)
                 blink = replace(blink, time=blink.time + later, lowest_time=blink.lowest_time + later)
-            if float(confidence.sum()) > SURE * len(confidence) and abs(pose.yaw) < FRONTAL:
+            if sure and abs(pose.yaw) < AHEAD:
                 self.neutral.learn(now, heights, step)
         right, left = opened = openness(heights, self.neutral)
         moved = now - self.neutral.features
