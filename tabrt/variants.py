@@ -19,10 +19,19 @@ class Sizes(TypedDict):
 
 WIDTHS: dict[str, Sizes] = {
     "full": {"stem": "vgg", "channels": 256, "balt_channels": 48},  # the paper's
-    "base": {"stem": "slim", "channels": 128, "balt_channels": 32},  # the teacher of the narrower ones
-    "lite": {"stem": "slim", "channels": 64, "balt_channels": 16},
-    # for CPUs that have little: less than half of lite's work
-    "nano": {"stem": "short", "channels": 64, "balt_channels": 16, "crop_size": 192, "top": False, "skips": 1},
+    # the teacher of the narrower ones
+    "base": {"stem": "slim", "channels": 128, "balt_channels": 32, "stem_channels": 24},
+    "lite": {"stem": "slim", "channels": 64, "balt_channels": 16, "stem_channels": 16},
+    # for CPUs that have little: a third of lite's work
+    "nano": {
+        "stem": "short",
+        "channels": 64,
+        "balt_channels": 16,
+        "crop_size": 192,
+        "top": False,
+        "skips": 0,
+        "stem_channels": 8,
+    },
 }
 DEFAULT_WIDTH = "lite"
 DEFAULT_MODEL = "tab1-lite"

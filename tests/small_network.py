@@ -34,9 +34,10 @@ def face_crops(count: int = 8, size: int = CROP_SIZE) -> np.ndarray:
 
 @functools.cache
 def random_network(hourglasses: int = 1, topology: str = "wflw98", stem: str = "slim") -> Tab:
-    """A lite network with random weights, whose batch norms know what they get on faces."""
+    """A lite network of all blocks with random weights, whose batch norms know what they get on faces."""
     torch.manual_seed(0)
-    network = Tab(TabConfig.of_width("lite", hourglasses=hourglasses, topology=topology, stem=stem))
+    blocks = {"top": True, "skips": 4, "stem_channels": 0}
+    network = Tab(TabConfig.of_width("lite", hourglasses=hourglasses, topology=topology, stem=stem, **blocks))
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
