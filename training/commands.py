@@ -178,14 +178,11 @@ def relabel(
     """Better the labels: the mean of a network's points over flips, scales and turns."""
     from tabrt.engines import load_engine
     from training.relabel import relabelled, write_labels
-    from training.sets import shared_faces
+    from training.sets import sets_named
 
-    known, _ = shared_faces(root, cache)
-    names = sets.split(",")
-    if set(names) - set(known):
-        raise TabrtError(f"--sets {sets}: there are {', '.join(known)}")
+    wanted = sets_named(sets.split(","), root, cache)
     runner = load_engine(model, engine)
-    write_labels(out, {name: relabelled(known[name], runner, weight, typer.echo) for name in names})
+    write_labels(out, {name: relabelled(faces, runner, weight, typer.echo) for name, faces in wanted.items()})
 
 
 @app.command()
