@@ -99,13 +99,13 @@ def inode_of(path: str | Path | int) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def claim(file: IO[bytes], path: str | Path) -> None:
-    """Have an opened file to oneself until it is closed, be it by the end of this process. Raises TabrtError where
-    somebody else has claimed it; where files cannot be claimed, nothing happens."""
+def claim(file: IO[bytes], path: str | Path, wait: bool = False) -> None:
+    """Have an opened file to oneself until it is closed, be it by the end of this process. Where somebody else has
+    claimed it, TabrtError is raised, or their end waited for; where files cannot be claimed, nothing happens."""
     if fcntl is None:
         return
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         raise TabrtError(f"{path} is being written by another run; wait for its end, or stop it") from None
     except OSError:  # a file system that knows no claims

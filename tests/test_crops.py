@@ -232,6 +232,13 @@ def test_pictures_give_crops_with_their_names(tmp_path: Path):
     assert inside.min() > 0 and inside.max() < 95 and abs(WFLW98.roll(inside)) < 1e-3
 
 
+def test_pictures_that_cannot_be_read_leave_no_folder(tmp_path: Path):
+    (tmp_path / "broken.jpg").write_text("a picture, honestly")
+    with pytest.raises(TabrtError):
+        image(ImageOptions(sources=[str(tmp_path / "broken.jpg")], crops=str(tmp_path / "faces")))
+    assert not (tmp_path / "faces").exists()
+
+
 def test_several_films_have_a_folder_each(clip: Path, tmp_path: Path):
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / name).write_bytes(clip.read_bytes())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -11,10 +13,21 @@ import numpy as np
 import pytest
 from synthetic_faces import real_faces
 
+import training.sets
 from tabrt.errors import TabrtError
 from tabrt.topology import WFLW98
 from training.datasets import DATASETS, load_dataset, parse_sources, read_pts, training_sets
-from training.sets import SHARED_SETS, held_out, held_out_of_few, load_zip, photo_of, shared_faces, shared_validation
+from training.sets import (
+    SHARED_SETS,
+    ZIPS,
+    held_out,
+    held_out_of_few,
+    load_zip,
+    photo_of,
+    sets_named,
+    shared_faces,
+    shared_validation,
+)
 from training.weaknesses import shared_trials
 
 
@@ -386,6 +399,45 @@ def test_the_later_sets_are_taken_where_they_lie(tmp_path):
     assert set(shared_faces(shared_tree(tmp_path), tmp_path)[0]) == set(SHARED_SETS)
     faces_zip(tmp_path / "fgnet.zip", [f"fgnet_{i:03}A05.webp" for i in range(30)])
     assert set(shared_faces(tmp_path, tmp_path)[0]) == {*SHARED_SETS, "fgnet"}
+
+
+def test_sets_that_are_named_need_their_own_zips_alone_and_are_those_that_are_trained_on(tmp_path):
+    faces_zip(tmp_path / "fgnet.zip", [f"fgnet_{i:03}A05.webp" for i in range(30)])
+    assert set(sets_named(["fgnet"], tmp_path, tmp_path)) == {"fgnet"}
+    people = [f"{kind}_{person:03}_01.webp" for person in range(40) for kind in ("frontal", "profile")]
+    faces_zip(shared_tree(tmp_path) / "cfp.zip", people)
+    faces_zip(tmp_path / "human.zip", [f"{kind}_{i:04}.webp" for i in range(20) for kind in ("lfpw", "infanface")])
+    faces_zip(tmp_path / "turned.zip", [f"turned_human_human_image_{i:04}.webp" for i in range(20)])
+    everything, _ = shared_faces(tmp_path, tmp_path)
+    assert set(everything) == set(ZIPS) - {"wider"}
+    for name, faces in sets_named(everything, tmp_path, tmp_path).items():
+        np.testing.assert_array_equal(faces.names, everything[name].names)
+    with pytest.raises(TabrtError, match=r"no wider\.zip, which holds the set wider"):
+        sets_named(["wider"], tmp_path, tmp_path)
+    with pytest.raises(TabrtError, match="no set called 'cfp'; there are human,"):
+        sets_named(["cfp"], tmp_path, tmp_path)
+
+
+def test_runs_that_fill_one_cache_at_once_both_have_the_pictures(tmp_path, monkeypatch):
+    """The second truncated what the first was writing, and had nothing to put in its place at the end."""
+    faces_zip(tmp_path / "fgnet.zip", [f"fgnet_{i:03}A05.webp" for i in range(8)])
+    decode = training.sets._decode_one
+
+    def slowly(blob):
+        time.sleep(0.05)
+        return decode(blob)
+
+    monkeypatch.setattr(training.sets, "_decode_one", slowly)
+
+    def seen(late: float) -> list[np.ndarray]:
+        time.sleep(late)
+        faces = load_zip(tmp_path / "fgnet.zip", tmp_path / "cache")[0]
+        return [faces.read(i) for i in range(len(faces))]
+
+    with ThreadPoolExecutor(3) as pool:
+        for pictures in pool.map(seen, (0, 0.1, 0.15)):
+            assert all((picture == pictures[0]).all() and picture.any() for picture in pictures)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["fgnet.npy"]
 
 
 def test_no_face_of_a_weakness_is_trained_on(tmp_path):

@@ -187,10 +187,35 @@ def lines_in(path: Path) -> int:
 
 def test_jobs_are_for_several_films_and_a_folder_may_hold_one(here: Path):
     touched("in/a.mp4")
-    with pytest.raises(typer.BadParameter, match="--jobs is about several films"):
-        plan("in/a.mp4", landmarks="a.jsonl", jobs=2)
+    for name in ("in/a.mp4", "-", "https://a.example/film.mp4?key=b", "s3://bucket/film.mp4", "frames/%04d.png"):
+        with pytest.raises(typer.BadParameter, match="--jobs is about several films"):
+            plan(name, landmarks="a.jsonl", jobs=2)
     for names in (["in"], ["in/*.mp4"], ["in/a.mp4", "in/a.mp4"]):
         assert plan(*names, landmarks="points/", jobs=2) == [("in/a.mp4", None, "points/a.jsonl")]
+
+
+def test_a_folder_of_one_film_is_done_and_told_that_jobs_change_nothing(run: Run, clip: Path, tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    shutil.copy(clip, tmp_path / "in")
+    done = run("video", "in", "--landmarks", "points/", "--jobs", 2)
+    assert done.returncode == 0 and "one film alone, for which --jobs 2 changes nothing" in done.stderr
+
+
+def test_a_model_that_is_not_there_is_told_once_before_anything_is_made(run: Run, clip: Path, tmp_path: Path):
+    for name in ("a.mp4", "b.mp4"):
+        shutil.copy(clip, tmp_path / name)
+    for words in (["--model", "tab9"], ["--width", "full"]):
+        done = run("video", "a.mp4", "b.mp4", "--landmarks", "points/", *words)
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and not (tmp_path / "points").exists()
+
+
+def test_what_fails_all_films_alike_is_told_once(run: Run, clip: Path, tmp_path: Path):
+    for name in ("a.mp4", "b.mp4"):
+        shutil.copy(clip, tmp_path / name)
+    (tmp_path / "broken.onnx").write_text("a model, honestly")
+    done = run("video", "a.mp4", "b.mp4", "--landmarks", "points/", "--model", "broken.onnx")
+    told = [line for line in done.stderr.splitlines() if "broken.onnx" in line]
+    assert done.returncode == 1 and len(told) == 1 and told[0].startswith("failed: a.mp4, b.mp4: ")
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

@@ -339,6 +339,21 @@ def test_the_report_names_stretches_of_frames_and_their_times():
     assert any("1 of 20 frames: 12 (1.20 s)" in line for line in lines)
 
 
+def test_the_report_of_pictures_names_them_and_no_times():
+    picture = np.zeros((4, 4, 3), np.uint8)
+    several, one = Report(["a.jpg", "b.jpg", "c.jpg"]), Report(["a.jpg"])
+    for index in range(3):
+        several.add(Frame(picture, index, 0.0), index != 1, index == 1, False)
+    one.add(Frame(picture, 0, 0.0), True, True, False)
+    assert [line.rpartition(" in ")[2] for line in several.lines(())] == [
+        "2 of 3 pictures: a.jpg, c.jpg",
+        "1 of 3 pictures: b.jpg",
+    ]
+    assert [line.rpartition(" in ")[2] for line in one.lines(())] == ["the picture", "the picture"]
+    none = Report(["a.jpg", "b.jpg"], frames=2)
+    assert "any of 2 pictures" in none.lines(())[0]
+
+
 def test_live_no_picture_shows_the_face(run: Run, clip: Path, tmp_path: Path):
     words = ["--camera", clip, "--no-window", "--out", "live.mp4", "--hide", "black", "--stop-after", "3"]
     assert run("live", *words).returncode == 0
@@ -410,6 +425,16 @@ def test_a_picture_is_hidden_with_its_thumbnail(tmp_path: Path):
     with closing(Detector()) as detector:
         assert detector(portrait, 5) and not detector(read_image(tmp_path / "out.jpg"), 5)
     assert any("finds no face in the picture" in line for line in summary.lines)
+
+
+def test_pictures_in_which_a_face_may_be_left_are_told_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    add = Report.add
+    monkeypatch.setattr(Report, "add", lambda self, frame, *_: add(self, frame, True, True, False))
+    for name in ("one.png", "two.png"):
+        cv2.imwrite(str(tmp_path / name), read_image(ASTRONAUT))
+    summary, _ = image(ImageOptions(sources=[str(tmp_path)], out=str(tmp_path / "out"), hide="black"))
+    told = [line.rpartition(" in ")[2] for line in summary.notes if "LOOK" in line or "worth" in line]
+    assert told == [f"2 of 2 pictures: {tmp_path / 'one.png'}, {tmp_path / 'two.png'}"] * 2
 
 
 def test_of_hidden_faces_nothing_is_drawn_unless_asked_for():

@@ -103,6 +103,25 @@ def test_a_moving_head_lags_less_than_half_a_frame_and_is_nearer_the_truth_than_
     assert ((out - truth)[15:] ** 2).mean() < 0.8 * ((seen - truth)[15:] ** 2).mean()
 
 
+@pytest.mark.parametrize("rate", [10, 30, 60, 120])
+@pytest.mark.parametrize("speed", [0, 20, 60])  # px a second: 0.2 eye distances are a calm walk
+def test_a_face_that_appears_is_followed_from_its_first_frames(speed: float, rate: float):
+    times, truth, seen = film(lambda t: speed * t, seconds=16 / rate, rate=rate)
+    out = smooth(times, seen, DEFAULT_STRENGTH)
+    assert np.sqrt(((out - truth)[1:] ** 2).mean()) < 0.7 * np.sqrt(((seen - truth)[1:] ** 2).mean())
+    whole = np.linalg.norm((out - truth).mean(axis=1), axis=1)  # px by which the face as a whole lies elsewhere
+    assert whole[1:6].mean() < 0.3
+    strides = np.linalg.norm(np.diff(out.mean(axis=1), axis=0), axis=1)
+    assert strides.max() < speed / rate + 1  # it does not stand still first, to hop then
+
+
+def test_a_face_that_has_been_there_for_two_seconds_is_as_steady_as_ever():
+    times, _, seen = film(seconds=12)
+    long_ago = smooth(times, seen, DEFAULT_STRENGTH)[300:]
+    begun = smooth(times[240:], seen[240:], DEFAULT_STRENGTH)[60:]
+    assert np.abs(np.diff(begun, axis=0)).mean() < 1.1 * np.abs(np.diff(long_ago, axis=0)).mean()
+
+
 def test_a_small_slow_sway_lags_less_than_a_frame():
     times, truth, seen = film(lambda t: 3 * np.sin(2 * np.pi * 0.5 * t), seconds=8)
     assert lag(smooth(times, seen), truth) < 1
@@ -288,7 +307,7 @@ def test_blocks_of_one_filter_are_filters_of_their_own():
     """Each block of a face's filter gives what filterpy gives for that block alone."""
     rng, blocks, step = np.random.default_rng(0), np.array([0, 0, 1, 2, 1, 1]), 0.04
     start, noise = rng.normal(size=6) + 1j * rng.normal(size=6), np.array([0.2, 0.3, 0.4])
-    together = _Filter(start, blocks, noise, np.zeros(3, bool), np.zeros(3, bool))
+    together = _Filter(start, blocks, noise**2, np.zeros(3, bool), np.zeros(3, bool))
     apart = []
     for block in range(3):
         kalman = KalmanFilter(dim_x=2, dim_z=1)

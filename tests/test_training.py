@@ -656,6 +656,19 @@ def test_a_network_of_98_points_adapts_to_a_folder_of_68(tmp_path):
     assert isinstance(done.exception, TabrtError) and "--start tab1-lite" in str(done.exception)
 
 
+@pytest.mark.parametrize(
+    ("wish", "refused"),
+    [("--skips 1", "--skips"), ("--no-top", "--no-top"), ("--hourglasses 2", "--hourglasses"), ("--stem vgg", "--stem"),
+     ("--topology cofw29", "--topology"), ("--crop-size 192", "--crop-size"), ("--skips 4 --top --hourglasses 1", "")],
+)  # fmt: skip
+def test_a_network_that_goes_on_has_the_sizes_that_it_has(wish, refused, tmp_path):
+    words = ["train", "--recipe", "adapt", "--start", "tab1-lite", "--data", f"300w:{tmp_path / 'none'}", "--out"]
+    done = CliRunner().invoke(app, [*words, str(tmp_path / "run"), *wish.split()])
+    told = f"{refused}: " if refused else "there is no folder"  # what agrees with it goes on to look for the faces
+    assert isinstance(done.exception, TabrtError) and str(done.exception).startswith(told)
+    assert "\n" not in str(done.exception)
+
+
 def test_every_weakness_is_judged_by_one_command(tmp_path, monkeypatch):
     from training import weaknesses
 

@@ -85,12 +85,23 @@ def checkpoint_named(name: str) -> Path:
 
 
 def network_wanted(width: str, asked: dict, start: Path | None) -> TabConfig:
-    """The network of a width with what was asked for; with no width, that of the checkpoint to start from."""
+    """The network of a width with what was asked for; with no width, that of the checkpoint to start from.
+
+    Raises TabrtError where the checkpoint is not what was asked for.
+    """
     if width:
-        return TabConfig.of_width(width, **asked)
+        return TabConfig.of_width(width, **{"hourglasses": 1, **asked})
     if start is None:
         raise TabrtError("this recipe goes on from a trained network; name it with --start, such as --start tab1-lite")
-    return load_checkpoint(start)[0].config
+    config = load_checkpoint(start)[0].config
+    for name, value in asked.items():
+        if getattr(config, name) != value:
+            option = "--no-top" if value is False else f"--{name.replace('_', '-')}"
+            raise TabrtError(
+                f"{option}: {start} has another, and this recipe trains the network that it is; leave {option} out, or "
+                "name the --width of a network to be made"
+            )
+    return config
 
 
 def starting_engine(start: Path, topology: Topology) -> NetworkEngine | None:

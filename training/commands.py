@@ -46,12 +46,16 @@ def train(
     ] = "shared:../shared/faces",
     out: Annotated[Path, typer.Option(help="Folder of the run; one that has a state is resumed.")] = Path("runs/new"),
     recipe: Annotated[RecipeName, typer.Option(help="How to train.")] = "shipped",
-    topology: Annotated[Scheme, typer.Option(help="Landmark scheme.")] = "wflw98",
-    hourglasses: Annotated[int, typer.Option(min=1, max=8)] = 1,
+    topology: Annotated[Scheme | None, typer.Option(help="Landmark scheme; wflw98 where not given.")] = None,
+    hourglasses: Annotated[int | None, typer.Option(min=1, max=8, help="1 where not given.")] = None,
     width: Annotated[Width | None, typer.Option(help="The recipe's own where not given.")] = None,
     stem: Annotated[Stem | None, typer.Option(help="Layers up to 64×64 (Table 8).")] = None,
-    features: Annotated[Features, typer.Option(help="Scales of the features (Table 9).")] = "multi",
-    fusion: Annotated[int, typer.Option(min=0, max=3, help="Levels of features fused (Table 10).")] = 2,
+    features: Annotated[
+        Features | None, typer.Option(help="Scales of the features (Table 9); multi where not given.")
+    ] = None,
+    fusion: Annotated[
+        int | None, typer.Option(min=0, max=3, help="Levels of features fused (Table 10); 2 where not given.")
+    ] = None,
     channels: Annotated[int | None, typer.Option(help="Width of the hourglasses.")] = None,
     balt_channels: Annotated[int | None, typer.Option(help="Width of the landmark transform.")] = None,
     crop_size: Annotated[int | None, typer.Option(help="Side of the crops, px: a multiple of 64.")] = None,
@@ -97,12 +101,12 @@ def train(
 
     plan = with_shares(changed(recipe_named(recipe), samples, epochs, batch, rate), share or [])
     sizes = {
-        "stem": stem, "channels": channels, "balt_channels": balt_channels, "crop_size": crop_size, "skips": skips,
-        "top": top, "stem_channels": stem_channels,
+        "topology": topology, "hourglasses": hourglasses, "features": features, "fusion": fusion, "stem": stem,
+        "channels": channels, "balt_channels": balt_channels, "crop_size": crop_size, "skips": skips, "top": top,
+        "stem_channels": stem_channels,
     }  # fmt: skip
     begun = None if start is None else checkpoint_named(start)
-    asked = {"topology": topology, "hourglasses": hourglasses, "features": features, "fusion": fusion}
-    asked |= {name: value for name, value in sizes.items() if value is not None}
+    asked = {name: value for name, value in sizes.items() if value is not None}
     config = network_wanted(width or plan.width, asked, begun)
     wanted = topology_named(config.topology)
     engine = None if begun is None else starting_engine(begun, wanted)
@@ -178,14 +182,11 @@ def relabel(
     """Better the labels: the mean of a network's points over flips, scales and turns."""
     from tabrt.engines import load_engine
     from training.relabel import relabelled, write_labels
-    from training.sets import shared_faces
+    from training.sets import sets_named
 
-    known, _ = shared_faces(root, cache)
-    names = sets.split(",")
-    if set(names) - set(known):
-        raise TabrtError(f"--sets {sets}: there are {', '.join(known)}")
+    wanted = sets_named(sets.split(","), root, cache)
     runner = load_engine(model, engine)
-    write_labels(out, {name: relabelled(known[name], runner, weight, typer.echo) for name in names})
+    write_labels(out, {name: relabelled(faces, runner, weight, typer.echo) for name, faces in wanted.items()})
 
 
 @app.command()

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from tabrt.errors import TabrtError
+from tabrt.files import claim
 from tabrt.topology import IBUG68, WFLW98, Topology
 from training.drawn import SIDE, draw_face
 from training.metrics import box_size, eye_distance
@@ -22,6 +23,8 @@ from training.metrics import box_size, eye_distance
 SHARED_SETS = ("human", "allage", "utkface", "facemask", "video")
 LATER_SETS = ("cfp", "fgnet", "wider")  # taken where they lie beside the others
 TURNED = "turned.zip"  # in the cache, where `python -m training turn` has made it
+ZIPS = {name: name for name in (*SHARED_SETS, "fgnet", "wider", "turned")}  # of each set with points, the zip
+ZIPS |= {"infants": "human", "frontal": "cfp", "profiles": "cfp"}
 EMPTY = "empty.zip"  # likewise, by `python -m training empty`: pictures without a face
 CROP_SIDE = SIDE  # px of the pictures in the zips
 DRAWN = 2000  # drawn faces
@@ -115,22 +118,32 @@ def shared_faces(root: Path, cache: Path) -> tuple[dict[str, FaceSet], FaceSet]:
     if missing:
         raise TabrtError(f"{root}: no {missing[0]}.zip; give the folder that holds {', '.join(SHARED_SETS)} (.zip)")
     sets = {name: load_zip(root / f"{name}.zip", cache)[0] for name in SHARED_SETS}
-    human = sets["human"]
-    known = human.subset(~held_out(human.names) & ~np.isin(human.names, MISLABELLED))
-    infants = np.char.startswith(known.names, "infanface")
-    sets |= {"human": known.subset(~infants), "infants": known.subset(infants, "infants")}
+    sets |= _to_train_on(sets["human"])
     for name in LATER_SETS:
         if (root / f"{name}.zip").is_file():
-            sets |= _later(load_zip(root / f"{name}.zip", cache)[0])
+            sets |= _to_train_on(load_zip(root / f"{name}.zip", cache)[0])
     if (cache / TURNED).is_file():
-        turned = load_zip(cache / TURNED, cache)[0]
-        sets["turned"] = turned.subset(~turned_from_held_out(turned.names))
+        sets |= _to_train_on(load_zip(cache / TURNED, cache)[0])
     if (cache / EMPTY).is_file():
         empty = empty_pictures(cache)
         sets["empty"] = empty.subset(~held_out(empty.names))
         drawn = drawn_pictures()
         sets["drawn"] = drawn.subset(~held_out(drawn.names))
     return {name: faces for name, faces in sets.items() if len(faces)}, shared_validation(root, cache)
+
+
+def sets_named(names: Iterable[str], root: Path, cache: Path) -> dict[str, FaceSet]:
+    """Of the sets of `shared_faces` some that have points, from their zips alone. Raises TabrtError."""
+    found = {}
+    for name in names:
+        if name not in ZIPS:
+            raise TabrtError(f"there is no set called {name!r}; there are {', '.join(ZIPS)}")
+        folder = cache if name == "turned" else root
+        path = folder / f"{ZIPS[name]}.zip"
+        if not path.is_file():
+            raise TabrtError(f"{folder}: no {path.name}, which holds the set {name}; give the folder that holds it")
+        found[name] = _to_train_on(load_zip(path, cache)[0])[name]
+    return found
 
 
 def empty_pictures(cache: Path) -> FaceSet:
@@ -153,13 +166,20 @@ def turned_from_held_out(names: np.ndarray) -> np.ndarray:
     return held_out(names) & np.char.startswith(names, "turned_human_")
 
 
-def _later(faces: FaceSet) -> dict[str, FaceSet]:
-    """What of a later zip is trained on: people kept for validation are left out; profiles are a set of their own."""
-    known = faces.subset(~held_out(faces.names))
-    if faces.name != "cfp":
-        return {faces.name: known}
-    profiles = np.char.startswith(known.names, "profile")
-    return {"frontal": known.subset(~profiles, "frontal"), "profiles": known.subset(profiles, "profiles")}
+def _to_train_on(faces: FaceSet) -> dict[str, FaceSet]:
+    """What of a zip is trained on, in sets: photos, or people, kept for validation are left out."""
+    if faces.name == "turned":
+        return {"turned": faces.subset(~turned_from_held_out(faces.names))}
+    if faces.name in SHARED_SETS and faces.name != "human":
+        return {faces.name: faces}
+    known = faces.subset(~held_out(faces.names) & ~np.isin(faces.names, MISLABELLED))
+    if faces.name == "human":
+        infants = np.char.startswith(known.names, "infanface")
+        return {"human": known.subset(~infants), "infants": known.subset(infants, "infants")}
+    if faces.name == "cfp":
+        profiles = np.char.startswith(known.names, "profile")
+        return {"frontal": known.subset(~profiles, "frontal"), "profiles": known.subset(profiles, "profiles")}
+    return {faces.name: known}
 
 
 def shared_validation(root: Path, cache: Path) -> FaceSet:
@@ -246,8 +266,18 @@ def _complete(rows: Path, count: int) -> bool:
 def _decode(archive: zipfile.ZipFile, names: np.ndarray, rows: Path) -> None:
     rows.parent.mkdir(parents=True, exist_ok=True)
     partial = rows.with_suffix(".partial.npy")
+    with partial.open("ab") as file:
+        claim(file, partial, wait=True)
+        if _complete(rows, len(names)):  # another run has done it meanwhile
+            partial.unlink(missing_ok=True)
+        else:
+            _decode_into(archive, names, partial)
+            partial.replace(rows)
+
+
+def _decode_into(archive: zipfile.ZipFile, names: np.ndarray, rows: Path) -> None:
     shape = (len(names), CROP_SIDE, CROP_SIDE, 3)
-    out = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
+    out = np.lib.format.open_memmap(rows, "w+", np.uint8, shape)
     blobs = (_entry(archive, f"images/{name}", _MAX_PICTURE_BYTES) for name in names)
     with ThreadPoolExecutor(2) as pool:
         for i, image in enumerate(pool.map(_decode_one, blobs)):
@@ -255,7 +285,6 @@ def _decode(archive: zipfile.ZipFile, names: np.ndarray, rows: Path) -> None:
                 raise ValueError(f"images/{names[i]} is not a {CROP_SIDE}×{CROP_SIDE} picture")
             out[i] = image
     out.flush()
-    partial.replace(rows)
 
 
 def _decode_one(blob: bytes) -> np.ndarray | None:

@@ -23,6 +23,7 @@ from tabrt.commands.processes import side_by_side
 from tabrt.commands.progress import SECONDS_BETWEEN_LINES, Standing, bar
 from tabrt.commands.remote import brought_here, is_remote, is_there
 from tabrt.commands.video import video
+from tabrt.engines.engine import model_file
 from tabrt.errors import TabrtError
 from tabrt.files import check_folder, check_outputs, folders_for, printable, without_password
 from tabrt.words import counted, listed
@@ -50,10 +51,12 @@ def _films(options: VideosOptions, runner: Runner) -> tuple[list[str], str | Non
     start, names = time.monotonic(), _short([job.source for job in jobs])
     with folders_for([output for output in _outputs(jobs) if not is_remote(output)]):
         if count == 1 and options.cluster is None:
-            return _one(jobs[0]), None
+            alone = [f"there is one film alone, for which --jobs {options.jobs} changes nothing"]
+            return [*(alone if options.jobs > 1 else ()), *_one(jobs[0])], None
         outcomes = _done(jobs, names, runner)
-    failed = [_failure(jobs[outcome.number], outcome.problem) for outcome in outcomes if outcome.problem is not None]
-    lines = [*_table(names, outcomes, time.monotonic() - start), *lines, *_notes(names, outcomes), *failed]
+    failed = [outcome for outcome in outcomes if outcome.problem is not None]
+    lines = [*_table(names, outcomes, time.monotonic() - start), *lines, *_notes(names, outcomes)]
+    lines += _failures(jobs, failed)
     others = "" if len(failed) == count else ", the others are done"
     return lines, f"{len(failed)} of {counted(count, 'film')} failed{others}; see above" if failed else None
 
@@ -61,8 +64,11 @@ def _films(options: VideosOptions, runner: Runner) -> tuple[list[str], str | Non
 def planned(options: VideosOptions) -> tuple[list[Job], list[Job]]:
     """A job for each film: those to do, and those that an earlier run has finished, where these are to be skipped.
 
-    Raises TabrtError for outputs that have no place of their own, or would replace what is there without being told to.
+    Raises TabrtError for a model that is not there, and for outputs that have no place of their own, or would replace
+    what is there without being told to.
     """
+    if options.cluster is None:
+        model_file(options.model_name)
     sources = films_of(options.sources, options.recursive, (options.out, options.landmarks))
     sources = without_outputs(sources, options.out, _film_name)
     outs = targets(options.out, sources, "films", "--out", _film_name)
@@ -250,9 +256,16 @@ def _numbers(frames: int, faces: int, seconds: float) -> tuple[str, str, str, st
     return str(frames), str(faces), f"{seconds:.1f}", f"{frames / max(seconds, 1e-6):.1f}"
 
 
-def _failure(job: Job, problem: str) -> str:
-    name = without_password(job.source)
-    return f"failed: {problem}" if name in problem else f"failed: {printable(name)}: {problem}"
+def _failures(jobs: Sequence[Job], outcomes: Iterable[Outcome]) -> list[str]:
+    """What went wrong with films, those with which the same did together."""
+    told: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        told.setdefault(outcome.problem or "", []).append(without_password(jobs[outcome.number].source))
+    lines = []
+    for problem, names in told.items():
+        of = "" if names[0] in problem else listed([printable(name) for name in names], MOST_NAMED) + ": "
+        lines.append(f"failed: {of}{problem}")
+    return lines
 
 
 def _notes(names: Sequence[str], outcomes: Iterable[Outcome]) -> list[str]:

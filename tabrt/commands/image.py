@@ -52,7 +52,10 @@ def image(options: ImageOptions, tracker: Tracker | None = None) -> tuple[Summar
         progress = stack.enter_context(Progress(len(pictures), "pictures"))
         frames = watch.each("decode", _read(pictures, problems, told))
         hiding = options.hiding(tracker.topology)
-        hide = None if hiding is None else watch.layer("hide", stack.enter_context(hiding).still)
+        hide = None
+        if hiding is not None:
+            hiding.report.pictures = [printable(path) for path in pictures]
+            hide = watch.layer("hide", stack.enter_context(hiding).still)
         with progress.stated():
             for scene in map(drawing(options, tracker, watch, hide), map(tracker.still, frames)):
                 for sink in (*sinks, progress):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
@@ -399,13 +400,19 @@ class VideosOptions(FilmOptions):
         super().__post_init__()
         if self.cluster is not None and self.jobs > 1:
             raise typer.BadParameter("--cluster has workers of its own, as many as were started; leave --jobs out")
-        if self.jobs > 1 and len(self.sources) == 1 and (self.sources == ["-"] or os.path.isfile(self.sources[0])):
+        if self.jobs > 1 and len(self.sources) == 1 and _is_one_film(self.sources[0]):
             raise typer.BadParameter("--jobs is about several films at once; give more, or a folder, or leave it out")
         streams = "-" in self.sources or self.landmarks == "-"
         if streams and (self.cluster is not None or self.jobs > 1):
             raise typer.BadParameter("- is a stream of this one process; name a file with --cluster and --jobs")
         if self.skip_finished and (self.landmarks in (None, "-") or str(self.landmarks).lower().endswith(".csv")):
             raise typer.BadParameter("--skip-finished goes by landmark files; give --landmarks with a folder or .jsonl")
+
+
+def _is_one_film(name: str) -> bool:
+    """Whether a name cannot stand for several films: a file, a film on the web, or numbered pictures."""
+    address = "://" in name and not name.endswith("/") and "*" not in name
+    return name == "-" or os.path.isfile(name) or address or re.search(r"%0?\d*d", name) is not None
 
 
 @dataclass(frozen=True, kw_only=True)

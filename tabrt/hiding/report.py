@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from tabrt.faces import Frame
+from tabrt.words import listed
 
-MOST_NAMED = 8  # stretches of frames, in a line
+MOST_NAMED = 8  # stretches of frames, or pictures, in a line
 MOST_KEPT = 10_000  # frames, of a run for days
 TOGETHER = 0.25  # seconds between two frames of one stretch, at most
 
 
 @dataclass
 class Report:
-    """Frames that were looked at again when they were hidden."""
+    """Frames that were looked at again when they were hidden. pictures: their names, where they are no film's."""
 
+    pictures: Sequence[str] = ()
     frames: int = 0
     guessed: int = 0  # frames in which a head was hidden that nobody saw there
     left: list[tuple[int, float]] = field(default_factory=list)  # index and time of frames that still show a face
@@ -42,8 +44,9 @@ class Report:
         if self.shortened:
             lines.append("pictures are so large that less than a second was looked ahead: check the result")
         if self.left:
+            these = "THIS" if len(self.pictures) == 1 else "THESE"
             lines.append(
-                f"LOOK AT THESE: the detector still takes something hidden for a face in {self._named(self.left)}"
+                f"LOOK AT {these}: the detector still takes something hidden for a face in {self._named(self.left)}"
             )
         elif self.frames:
             lines.append(f"looked at again, hidden: the detector finds no face in {self._all()}")
@@ -53,13 +56,21 @@ class Report:
         return lines
 
     def _all(self) -> str:
-        return f"any of {self.frames} frames" if self.frames != 1 else "the picture"
+        return f"any of {self.frames} {self._kind}" if self.frames != 1 else "the picture"
+
+    @property
+    def _kind(self) -> str:
+        return "pictures" if self.pictures else "frames"
 
     def _named(self, frames: list[tuple[int, float]]) -> str:
+        if len(self.pictures) == 1:
+            return "the picture"
+        count = f"{len(frames)} of {self.frames} {self._kind}: "
+        if self.pictures:
+            return count + listed([self.pictures[index] for index, _ in frames], MOST_NAMED)
         stretches = _stretches(frames)
         named = [_stretch(*each) for each in stretches[:MOST_NAMED]]
         more = len(stretches) - len(named)
-        count = f"{len(frames)} of {self.frames} frames: "
         return count + ", ".join(named) + (f" and {more} more" if more > 0 else "")
 
 

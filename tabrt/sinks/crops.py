@@ -37,7 +37,6 @@ class CropSink(Sink):
     ):
         self._folder, self._aligning, self._only = folder, aligning, only
         self._named = named or _by_id_and_frame
-        _make(folder)
         self.count = 0  # of pictures
 
     @property
@@ -45,6 +44,7 @@ class CropSink(Sink):
         return [f"faces cut out: {self.count}, in {self._folder}"]
 
     def __call__(self, scene: Scene) -> None:
+        _make(self._folder)  # now, so that what cannot be read leaves none
         for face in _wanted(scene, self._only):
             path = self._folder / f"{self._named(scene, face)}.png"
             _make(path.parent)
@@ -63,7 +63,6 @@ class CropFilms(Sink):
         self._folder, self._aligning, self._rate, self._only = folder, aligning, rate, only
         self._films: dict[int, tuple[FilmWriter, float]] = {}  # and when the id was last seen
         self._begun_for: Counter[int] = Counter()  # films of each id
-        _make(folder)
 
     @property
     def count(self) -> int:
@@ -75,6 +74,7 @@ class CropFilms(Sink):
         return [f"faces cut out: films of {len(self._begun_for)}, in {self._folder}"]
 
     def __call__(self, scene: Scene) -> None:
+        _make(self._folder)
         time = scene.frame.time
         for number, (writer, seen) in list(self._films.items()):
             if time - seen > OUT_OF_SIGHT:

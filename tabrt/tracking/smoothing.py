@@ -39,6 +39,7 @@ TALKING = "upper lip", "lower lip", "chin"  # groups that move again and again â
 TURNING = "nose", "left jaw", "right jaw"  # â€¦ and those that move, as the pose does, while a head turns
 RHYTHM = 0.2  # s, in which what such a group is known to move by fades: a syllable comes sooner
 EXPECTED_MOTION = 0.1  # share of the variance of that motion which is expected in each frame
+FIRST_MOTION = 0.03  # from frame to frame, by which a face is taken to have moved before it was first seen
 DEFAULT_STRENGTH = 0.7  # chosen from the curve of jitter against lag: benchmarks/results/stability-curve.png
 LONGEST_STEP = 0.5  # s: after a longer gap the filters start anew
 LEAST_CONFIDENCE = 0.1
@@ -75,24 +76,26 @@ class Smoother:
         step, self._time = time - self._time, time
         # As complex numbers: a similarity is one product.
         seen = np.ascontiguousarray(points, np.float64).view(complex)[:, 0]
+        confidence = np.maximum(confidence, LEAST_CONFIDENCE)
         if self._filter is None or not 0 <= step <= LONGEST_STEP:
-            self._start(seen)
+            self._start(seen, confidence)
             return points
-        smooth = self._follow(self._filter, seen, np.maximum(confidence, LEAST_CONFIDENCE), step)
+        smooth = self._follow(self._filter, seen, confidence, step)
         return smooth.view(float).reshape(-1, 2).astype(points.dtype)
 
-    def _start(self, seen: np.ndarray) -> None:
+    def _start(self, seen: np.ndarray, confidence: np.ndarray) -> None:
+        """Begin with a look that is as unsure as the next ones, and as if the face had been moving."""
         centre = seen.mean()
         size = max(SIZE_PER_RADIUS * math.sqrt(_power(seen - centre).mean()), 1e-6)
         shape = (seen - centre) / size
         self._variances = np.full(len(self._means), POINT_NOISE**2)
         self._last = shape, np.zeros_like(shape), np.zeros_like(shape)  # in the face's own frame, and its differences
         blocks = np.concatenate([[0, 0], 1 + self._group])  # the pose, then the groups
-        deviations = np.full(1 + len(self._variances), POINT_NOISE)
-        deviations[0] = POSE_SHARE * POINT_NOISE * size
-        self._filter = _Filter(
-            np.concatenate([[centre, size], shape]), blocks, deviations, self._talking, self._turning
-        )
+        variances = self._noise(size, confidence) * self._calm
+        self._filter = _Filter(np.concatenate([[centre, size], shape]), blocks, variances, self._talking, self._turning)
+        moved = np.zeros(len(variances))
+        moved[0] = (FIRST_MOTION * size) ** 2
+        self._filter.remember(moved)
 
     def _follow(self, kalman: _Filter, seen: np.ndarray, confidence: np.ndarray, step: float) -> np.ndarray:
         size = max(abs(kalman.positions[1]), 1e-6)
@@ -102,14 +105,18 @@ class Smoother:
         offset, turn = fit_similarity(shape, seen, confidence / (1 + kalman.motion[1:])[self._group])
         inside = (seen - offset) / turn if turn else shape  # in the face's own frame
         self._measure_noise(inside)
-        usual = median(self._variances.tolist())
-        noise = np.empty(len(self._calm))
-        noise[0] = usual * size**2
-        sure = self._means @ np.repeat(confidence, 2)
-        noise[1:] = np.minimum(self._variances, MAX_NOISE_RATIO**2 * usual) / (sure * sure)
-        kalman.take(np.concatenate([[offset, turn], inside]), noise, self._calm, step)
+        kalman.take(np.concatenate([[offset, turn], inside]), self._noise(size, confidence), self._calm, step)
         positions = kalman.positions
         return positions[0] + positions[1] * positions[2:]
+
+    def _noise(self, size: float, confidence: np.ndarray) -> np.ndarray:
+        """(B,): variance of the noise of each block, of a face of a size in px."""
+        usual = median(self._variances.tolist())
+        sure = self._means @ np.repeat(confidence, 2)
+        noise = np.empty(len(self._calm))
+        noise[0] = usual * size**2
+        noise[1:] = np.minimum(self._variances, MAX_NOISE_RATIO**2 * usual) / (sure * sure)
+        return noise
 
     def _measure_noise(self, inside: np.ndarray) -> None:
         """Follow the variance of noise of each group: a network sees eyes better than lips, and cameras differ.
@@ -142,19 +149,19 @@ class _Filter(BlockFilter):
         self,
         positions: np.ndarray,
         blocks: np.ndarray,
-        deviations: np.ndarray,
+        variances: np.ndarray,
         talking: np.ndarray,
         turning: np.ndarray,
     ):
-        super().__init__(positions, blocks, deviations**2)
+        super().__init__(positions, blocks, variances)
         self._means = _means(blocks)
         self._limits = MOTION * np.sqrt(2 / (2 * np.bincount(blocks)))
-        self._drift = np.full(len(deviations), POINT_DRIFT)
-        self._kept = np.ones(len(deviations))
+        self._drift = np.full(len(variances), POINT_DRIFT)
+        self._kept = np.ones(len(variances))
         self._bias = np.zeros_like(positions)  # running mean of the innovations
         self._talking, self._turning = talking, turning
-        self._moved_by = np.zeros(len(deviations))  # variance of the motion that is remembered
-        self.motion = np.zeros(len(deviations))
+        self._moved_by = np.zeros(len(variances))  # variance of the motion that is remembered
+        self.motion = np.zeros(len(variances))
 
     @property
     def positions(self) -> np.ndarray:
@@ -189,11 +196,11 @@ class _Filter(BlockFilter):
             by = np.where(moved, np.maximum(surplus, biased), 0.0)
             self._loosen(by, step)
             self._bias[moved[self.blocks]] = 0
-            self._remember(by)
+            self.remember(by)
             variances = self._exaggerated(noise, calm)
         self.update(innovation, variances)
 
-    def _remember(self, by: np.ndarray) -> None:
+    def remember(self, by: np.ndarray) -> None:
         talk = (by * self._talking).max()
         self._moved_by = np.maximum(self._moved_by, by * self._turning + talk * self._talking)
 
