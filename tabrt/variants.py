@@ -20,7 +20,7 @@ class Sizes(TypedDict):
 WIDTHS: dict[str, Sizes] = {
     "full": {"stem": "vgg", "channels": 256, "balt_channels": 48},  # the paper's
     # the teacher of the narrower ones
-    "base": {"stem": "slim", "channels": 128, "balt_channels": 32, "stem_channels": 24},
+    "base": {"stem": "slim", "channels": 128, "balt_channels": 32, "stem_channels": 32},
     "lite": {"stem": "slim", "channels": 64, "balt_channels": 16, "stem_channels": 16},
     # for CPUs that have little: a third of lite's work
     "nano": {

@@ -71,7 +71,7 @@ def test_a_network_grows_in_width_and_in_hourglasses_at_once(tmp_path):
 def test_only_the_same_network_twice_as_wide_is_grown():
     assert twice_as_wide(NARROW, WIDE) and not twice_as_wide(WIDE, NARROW)
     assert not twice_as_wide(NARROW, dataclasses.replace(WIDE, fusion=1))
-    assert twice_as_wide(TabConfig.of_width("lite", top=True, skips=4, stem_channels=12), TabConfig.of_width("base"))
+    assert twice_as_wide(TabConfig.of_width("lite"), TabConfig.of_width("base"))
 
 
 def test_two_networks_are_mixed_weight_by_weight(tmp_path: Path):

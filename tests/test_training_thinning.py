@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from small_network import face_crops
 
+from tabrt.card import ModelCard
 from tabrt.errors import TabrtError
 from tabrt.network import Tab, TabConfig
+from tabrt.network.checkpoint import save_checkpoint
 from tabrt.network.tab import normalise
+from training.checkpointing import load_matching
 from training.thinning import thinned
 
 
@@ -38,3 +43,14 @@ def test_only_stems_of_plain_convolutions_become_thinner_and_only_thinner():
     for count in (16, 20, 0):
         with pytest.raises(TabrtError, match="1…15"):
             thinned(Tab(TabConfig(stem="slim", **small)), crops, count)
+
+
+def test_a_start_of_another_stem_is_refused_with_its_remedy(tmp_path: Path):
+    """Else trained layers would begin below a first one of chance."""
+    small = {"hourglasses": 1, "channels": 32, "balt_channels": 4}
+    path = tmp_path / "wide.safetensors"
+    save_checkpoint(path, Tab(TabConfig(stem="slim", **small)), ModelCard(name="wide"))
+    thin = Tab(TabConfig(stem="short", stem_channels=8, **small))
+    with pytest.raises(TabrtError, match=r"16 channels.* with 8; give --stem-channels 16, or .*training thin"):
+        load_matching(thin, path)
+    assert "weights taken over" in load_matching(Tab(TabConfig(stem="short", **small)), path)

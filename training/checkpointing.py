@@ -19,6 +19,7 @@ from tabrt.geometry import CROP_SIZE
 from tabrt.network import Tab, TabConfig
 from tabrt.network.checkpoint import load_checkpoint, save_checkpoint
 from tabrt.network.config import HOURGLASS_DEPTH
+from tabrt.network.scbe import OUR_STEMS
 from tabrt.topology import Topology
 from tabrt.variants import variant_name
 from training.averaging import lean
@@ -56,6 +57,7 @@ def load_matching(model: Tab, path: Path) -> str:
     them at zero; where it is half as wide, it is widened: either way the network starts as what it grew from.
     """
     source = load_checkpoint(path)[0]
+    _check_stem(source.config, model.config, path)
     own, theirs = model.state_dict(), dict(source.state_dict())
     have = source.config.hourglasses
     if twice_as_wide(source.config, model.config):
@@ -76,6 +78,18 @@ def load_matching(model: Tab, path: Path) -> str:
         )
     model.load_state_dict(matching, strict=False)
     return f"{path}: {len(matching)} of {len(own)} weights taken over"
+
+
+def _check_stem(theirs: TabConfig, ours: TabConfig, path: Path) -> None:
+    """Raises TabrtError where the first convolution has other channels: it would begin anew, below trained layers."""
+    alike = {theirs.stem, ours.stem} <= OUR_STEMS.keys() and theirs.channels == ours.channels
+    have, want = theirs.first_channels, ours.first_channels
+    if alike and have != want:
+        thinner = f", or leave out what is too much by python -m training thin {path}" if have > want else ""
+        raise TabrtError(
+            f"{path}: its stem begins with {have} channels, this network's with {want}; "
+            f"give --stem-channels {have}{thinner}"
+        )
 
 
 def checkpoint_named(name: str) -> Path:

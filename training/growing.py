@@ -36,7 +36,7 @@ def widened(narrow: Tab, config: TabConfig, seed: int = 0) -> dict[str, Tensor]:
 def twice_as_wide(narrow: TabConfig, wide: TabConfig) -> bool:
     """Whether a network can be grown so: the same in all but its channels, which are doubled."""
     same = ("topology", "stem", "features", "fusion", "top", "skips")
-    doubled = ("channels", "balt_channels", "stem_channels")
+    doubled = ("channels", "balt_channels", "first_channels")
     return all(getattr(narrow, name) == getattr(wide, name) for name in same) and all(
         2 * getattr(narrow, name) == getattr(wide, name) for name in doubled
     )

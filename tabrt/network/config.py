@@ -96,6 +96,11 @@ class TabConfig:
         return next((name for name in WIDTHS if self == TabConfig.of_width(name, **rest)), "custom")
 
     @property
+    def first_channels(self) -> int:
+        """Channels of the first convolution of a `slim` or `short` stem."""
+        return self.stem_channels or self.channels // 2
+
+    @property
     def points(self) -> int:
         return topology_named(self.topology).points
 

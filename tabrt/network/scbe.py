@@ -203,5 +203,5 @@ OUR_STEMS = {"slim": slim_stem, "short": short_stem}
 
 def _stem(config: TabConfig) -> nn.Sequential:
     if config.stem in OUR_STEMS:
-        return OUR_STEMS[config.stem](config.channels, config.stem_channels or config.channels // 2)
+        return OUR_STEMS[config.stem](config.channels, config.first_channels)
     return STEMS[config.stem](config.channels)

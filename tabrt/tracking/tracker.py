@@ -39,8 +39,8 @@ NEW_MARGIN = 0.05  # by which a new face's score must lie above that
 SURE_CONFIDENCE = 0.6  # a followed face below it must be seen by the detector too, now and then
 SURE_SCORE = 0.85  # from here on a new face is believed at once; below, the detector must see it there too:
 # the network's score and a share of the detector's certainty, in the mean of so many frames. Measured in single
-# pictures (`python -m training believe`), with `tab1-lite`: 208 profiles reach 0.86 and more, 52 children 0.85;
-# 320 pictures without people, a dog's face among them, 0.79.
+# pictures (`python -m training believe`), with `tab1-lite`: 208 profiles reach 0.83 and more, 52 children 0.81; of 320
+# pictures without people a dog's face 0.84, the others 0.75. `tab2-lite`: 0.83, 0.82; 0.87, 0.75.
 CERTAINTY_SHARE = 0.4
 AGREED = 0.8
 # Others are surer of everything. Of `tab1-nano` profiles and children reach 0.90 and more, what is none but the dog
