@@ -43,8 +43,8 @@ SURE_SCORE = 0.85  # from here on a new face is believed at once; below, the det
 # pictures without people a dog's face 0.84, the others 0.75. `tab2-lite`: 0.83, 0.82; 0.87, 0.75.
 CERTAINTY_SHARE = 0.4
 AGREED = 0.78
-# Others are surer of everything. Of `tab1-nano` profiles and children reach 0.90 and more, what is none but the dog
-# 0.88; of `tab2-lite` 0.83, and 0.82 but for one; of `tab2-base` 0.84, and 0.82 but for the dog.
+# Others are surer of everything. Of `tab1-nano` all profiles but one and children reach 0.92 and more, what is none but
+# the dog 0.89; of `tab2-base` 0.84 but for one, and 0.82 but for the dog.
 AGREED_OF = {(1, "nano"): 0.89, (2, "base"): 0.828}
 AGREED_AT_ONCE = 0.085  # above that
 CONFIRMING = 4
