@@ -20,6 +20,7 @@ from made_faces import calm, changed, face, scene, seen, shut_eye
 from tabrt.commands.options import ImageOptions, LiveOptions, VideoOptions
 from tabrt.commands.video import video
 from tabrt.drawing import PALETTE, Drawing, Expression
+from tabrt.drawing.expression import _placed
 from tabrt.drawing.overlay import Points, label_places
 from tabrt.errors import TabrtError
 from tabrt.measures import SHAPES, Person
@@ -200,6 +201,16 @@ def test_a_panel_stays_while_its_face_trembles_turns_and_speaks():
         columns.append([np.argwhere((drawn == PALETTE[who]).all(axis=2)).min(axis=0).tolist() for who in (0, 1)])
     moves = np.abs(np.diff(columns, axis=0)).max(axis=2)
     assert (moves == 0).mean() > 0.8 and moves.max() <= 4
+
+
+def test_a_panel_as_wide_as_a_narrow_picture_keeps_the_size_of_its_letters():
+    """A face that comes nearer by a hair changed it in every frame."""
+    widths, kept = set(), None
+    for index in range(20):
+        one = face(seen(0, 0, 0, (0, 0, 0.3 - 0.001 * index), OPEN_MOUTH))
+        kept = _placed(np.zeros((300, 260, 3), np.uint8), one, [], kept)
+        widths.add(kept.panel.width)
+    assert len(widths) == 1 and widths.pop() <= 260
 
 
 def test_a_panel_goes_along_with_its_face():

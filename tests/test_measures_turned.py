@@ -50,6 +50,13 @@ def test_a_head_at_rest_is_at_rest_from_every_side(yaw: float):
     assert min(measures.left_eye, measures.right_eye) > 0.85
 
 
+def test_eyes_wider_than_usual_are_no_longer_told_from_the_side():
+    wide = changed(((61, 62, 63, 69, 70, 71), (0, -0.05)))
+    ahead, aside = (read(seen(yaw, head=wide), calm())[1] for yaw in (0, 70))
+    assert min(ahead["eyeWideLeft"], ahead["eyeWideRight"]) > 0.3
+    assert max(aside["eyeWideLeft"], aside["eyeWideRight"]) < 0.1
+
+
 @pytest.mark.parametrize("yaw", FAR)
 def test_points_that_are_off_by_a_little_are_no_expression(yaw: float):
     rng = np.random.default_rng(0)

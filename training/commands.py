@@ -263,7 +263,7 @@ def pack(
 def thin(
     checkpoint: Annotated[str, typer.Argument(help="A shipped model's name, or a .safetensors.")],
     out: Annotated[Path, typer.Option(help="The file to write.")],
-    stem_channels: Annotated[int, typer.Option(min=1, help="Channels that stay.")] = 16,
+    stem_channels: Annotated[int, typer.Option(min=1, help="Channels that stay.")],
     root: Annotated[Path, typer.Option(help="The folder of the zips.")] = Path("../shared/faces"),
     cache: CacheOption = CACHE,
 ) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tabrt.errors import TabrtError
 from tabrt.network import Tab
+from tabrt.network.scbe import OUR_STEMS
 from tabrt.network.tab import normalise
 
 FIRST, BN, SECOND, NEXT_BN = 0, 1, 3, 4  # places in a stem
@@ -27,12 +28,12 @@ def thinned(model: Tab, crops: Iterable[Tensor], channels: int) -> tuple[Tab, fl
     by least squares. Raises TabrtError for a stem of another kind, or one that is as narrow.
     """
     config = model.config
-    if config.stem not in ("slim", "short"):
+    if config.stem not in OUR_STEMS:
         raise TabrtError(f"the stem is {config.stem}; only slim and short ones can be made thinner")
     stem = model.eval().scbe.stem
     before = len(stem.state_dict()[f"{FIRST}.weight"])
     if not 1 <= channels < before:
-        raise TabrtError(f"the stem has {before} channels; --channels must be 1…{before - 1}")
+        raise TabrtError(f"the stem has {before} channels; --stem-channels must be 1…{before - 1}")
     said = _said(stem, crops)
     kept, left = _choice(said, _weight(stem.state_dict()[f"{SECOND}.weight"]), channels)
     known = torch.cat([said[kept], torch.ones_like(said[:1])])

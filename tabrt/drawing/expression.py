@@ -221,8 +221,7 @@ def _placed(image: np.ndarray, face: Face, taken: list[tuple[Box, float]], last:
     if last is not None and abs(math.log(scale / last.panel.scale)) < STEADY:
         scale = last.panel.scale
     for most in SHOWN:
-        panel = _Panel(most, scale)
-        panel = _Panel(most, scale * min(1.0, image.shape[1] / panel.width))
+        panel = _fitting(most, scale, image.shape[1])
         spots, covered = _spots(image, face, panel), COVERED * panel.width * panel.height
         if last is not None and most == last.panel.most:
             place = _followed(image, face, panel, spots[last.spot], last.place)
@@ -235,6 +234,14 @@ def _placed(image: np.ndarray, face: Face, taken: list[tuple[Box, float]], last:
         if least <= covered:
             break
     return _Kept(panel, spot, spots[spot])
+
+
+def _fitting(most: int, scale: float, width: int) -> _Panel:
+    """With letters of a scale, or the largest hundredth below it with which the panel is no wider than the picture."""
+    panel, hundredths = _Panel(most, scale), int(100 * scale)
+    while panel.width > width and hundredths > 1:
+        panel, hundredths = _Panel(most, hundredths / 100), hundredths - 1
+    return panel
 
 
 def _followed(image: np.ndarray, face: Face, panel: _Panel, spot: Box, last: Box) -> Box:

@@ -192,7 +192,7 @@ def believed(now: np.ndarray, usual: np.ndarray, yaw: float) -> np.ndarray:
 def of_both_eyes(heights: tuple[float, float], opened: tuple[float, float], yaw: float) -> tuple[float, float]:
     """Heights of the right and the left eye, the hidden one as far from its open height as the other is.
 
-    Seen from the very side, both are as open as usual.
+    Seen from the very side, both are as open as usual; wider than usual neither is told from where half is hidden.
     """
     hidden, unseen = hidden_share(yaw), _share(abs(yaw), LIDS_WANING, BEYOND)
     if hidden == 0:
@@ -200,6 +200,7 @@ def of_both_eyes(heights: tuple[float, float], opened: tuple[float, float], yaw:
     shares = [height / usual for height, usual in zip(heights, opened, strict=True)]
     far, near = (0, 1) if yaw > 0 else (1, 0)
     shares[far] += (shares[near] - shares[far]) * hidden
+    shares = [min(share, 1 + (share - 1) * (1 - hidden)) for share in shares]
     right, left = (usual * (share + (1 - share) * unseen) for share, usual in zip(shares, opened, strict=True))
     return right, left
 
