@@ -353,6 +353,18 @@ def test_of_a_run_that_came_to_its_end_but_for_the_film_it_says_how_to_draw_it(r
     assert again.returncode == 0 and "was finished before" in again.stderr
 
 
+def test_a_film_that_an_earlier_run_broke_off_is_not_finished(run, clip: Path, whole: Path, tmp_path: Path):
+    """The landmarks may have been gone on with alone since."""
+    (tmp_path / "points.jsonl").write_bytes((whole / "points.jsonl").read_bytes())
+    assert run("video", clip, "--to", "0.2", "--out", "drawn.mp4").returncode == 0
+    told = run("video", clip, "--landmarks", "points.jsonl", "--out", "drawn.mp4", "--resume")
+    command = f"drawn.mp4 was broken off; draw it: tabrt draw {clip} points.jsonl --out drawn.mp4 --overwrite"
+    assert told.returncode == 1 and told.stderr.count("\n") == 1 and told.stderr.rstrip().endswith(command)
+    assert run("draw", clip, "points.jsonl", "--out", "drawn.mp4", "--overwrite").returncode == 0
+    again = run("video", clip, "--landmarks", "points.jsonl", "--out", "drawn.mp4", "--resume")
+    assert again.returncode == 0 and "was finished before" in again.stderr
+
+
 @pytest.mark.parametrize("first", [True, False])
 def test_crops_are_gone_on_with_only_where_they_were_begun(clip: Path, whole: Path, tmp_path: Path, first: bool):
     path = broken_off(whole, tmp_path / "points.jsonl", 9)

@@ -16,21 +16,24 @@ from tabrt.commands.summary import model_called, weights_of
 from tabrt.engines import MODELS
 from tabrt.errors import TabrtError
 from tabrt.files import fingerprint, printable
+from tabrt.film.reading import open_film
 from tabrt.sinks import crops_in, landmark_ends, landmark_state
 from tabrt.sinks.records import FORMAT, MAX_LINE
 
+WHOLE = 0.95  # of the frames: some containers tell their number by the length alone
 HEAD = f'{{"format":"{FORMAT}",'.encode()  # of every landmark file
 
 
 def is_finished(job: Job) -> bool:
     """Whether an earlier run has done all of a job: its landmark file is closed and of this film with these options,
-    its film out is there, and its crops are as many as it made. Raises TabrtError for a model that cannot be read."""
+    its film out is there, and whole, and its crops are as many as it made. Raises TabrtError for a model that cannot be
+    read."""
     if job.landmarks is None:
         return False
     header, end = landmark_ends(job.landmarks, opener(job.landmarks))
     if end is None or not _is_of(header, job):
         return False
-    return (job.out is None or _holds_something(job.out)) and (job.crops is None or _holds_crops(job, end))
+    return (job.out is None or _holds_film(job.out, end)) and (job.crops is None or _holds_crops(job, end))
 
 
 def was_begun(job: Job) -> bool:
@@ -57,15 +60,18 @@ def broken_off(job: Job) -> bool:
     path = job.landmarks
     if path is None or not os.path.isfile(path) or b"\n" not in _beginning(path):
         return False
-    header, closed = landmark_state(path)
+    header, end = landmark_ends(path)
     if header is None:
         raise TabrtError(f"{path} is no landmark file to go on with; name another, or leave --resume out")
     if (other := _other_than(header, job)) is not None:
         raise TabrtError(f"{path} is {other}; name the same film and settings as then, or leave --resume out")
-    if closed and job.out is not None and not _holds_something(job.out):
-        words = " ".join(shlex.quote(printable(each)) for each in (job.source, path, "--out", job.out))
-        raise TabrtError(f"{path} came to its end, and {job.out} is missing; draw it: tabrt draw {words}")
-    if closed:
+    if end is not None and job.out is not None and not _holds_film(job.out, end):
+        there = os.path.exists(job.out)
+        call = [job.source, path, "--out", job.out, *(["--overwrite"] if there else [])]
+        words = " ".join(shlex.quote(printable(each)) for each in call)
+        state = "was broken off" if there else "is missing"
+        raise TabrtError(f"{path} came to its end, and {job.out} {state}; draw it: tabrt draw {words}")
+    if end is not None:
         raise TabrtError(f"{path} came to its end, there is nothing to go on with; leave --resume out")
     if (header.get("crops") is None) != (job.crops is None):
         remedy = "give --crops as then" if job.crops is None else "leave --crops out"
@@ -111,7 +117,15 @@ def _holds_crops(job: Job, end: dict[str, Any]) -> bool:
     return os.path.isdir(str(job.crops)) and crops_in(str(job.crops), job.crop_films) == end.get("crops")
 
 
-def _holds_something(path: str) -> bool:
+def _holds_film(path: str, end: dict[str, Any]) -> bool:
+    """Whether a film out is there, and no shorter than the closing record says where that can be told."""
     if is_remote(path):
         return is_there(path)
-    return os.path.isfile(path) and os.path.getsize(path) > 0
+    if not os.path.isfile(path):
+        return False
+    try:
+        with open_film(path) as film:
+            frames, wanted = film.frames, end.get("frames")
+    except TabrtError:
+        return False
+    return not isinstance(wanted, int) or frames is None or frames > WHOLE * wanted
