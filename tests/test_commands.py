@@ -117,6 +117,11 @@ def test_every_picture_that_cannot_be_read_is_named_and_the_others_are_done(tmp_
     assert [line["picture"] for line in list(landmark_lines(tmp_path / "points.jsonl"))[1:]] == [
         str(tmp_path / "face.png")
     ]
+    assert "the others are done" in told
+    (tmp_path / "face.png").unlink()
+    with pytest.raises(TabrtError, match="2 of 2 pictures could not be read.*; the first") as none:
+        image(ImageOptions(sources=[str(tmp_path)], landmarks=str(tmp_path / "none.jsonl")))
+    assert "others" not in str(none.value)
 
 
 def test_what_is_the_matter_with_pictures_is_told_of_each_beside_those_that_cannot_be_read(run, tmp_path: Path):

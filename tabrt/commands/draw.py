@@ -75,9 +75,9 @@ def _check(header: dict[str, Any], options: DrawOptions) -> None:
 
 
 def _of_another(options: DrawOptions, header: dict[str, Any]) -> TabrtError:
+    called = f" ({header['source']})" if header.get("source") else ""  # CSV does not say
     return TabrtError(
-        f"{options.landmarks} is of another film ({header.get('source')}), not of {options.source}; "
-        "name the two that belong together"
+        f"{options.landmarks} is of another film{called}, not of {options.source}; name the two that belong together"
     )
 
 

@@ -175,7 +175,8 @@ def _passed_over(problems: dict[Path, str], count: int) -> str:
     if count == 1:
         return first
     names = f" ({_names(list(problems))})" if others else ""
-    return f"{len(problems)} of {count} pictures could not be read{names}, the others are done; the first: {first}"
+    rest = "" if len(problems) == count else ", the others are done"
+    return f"{len(problems)} of {count} pictures could not be read{names}{rest}; the first: {first}"
 
 
 def _names(pictures: Sequence[str | Path]) -> str:
