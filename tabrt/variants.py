@@ -22,7 +22,7 @@ WIDTHS: dict[str, Sizes] = {
     # the teacher of the narrower ones
     "base": {"stem": "slim", "channels": 128, "balt_channels": 32, "stem_channels": 32},
     "lite": {"stem": "slim", "channels": 64, "balt_channels": 16, "stem_channels": 16},
-    # for CPUs that have little: a third of lite's work
+    # for CPUs that have little: a quarter of lite's work
     "nano": {
         "stem": "short",
         "channels": 64,

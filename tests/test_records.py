@@ -16,7 +16,7 @@ from tabrt.errors import TabrtError
 from tabrt.faces import Face, Frame, Scene
 from tabrt.geometry import Box
 from tabrt.sinks.landmarks import read_landmarks
-from tabrt.sinks.records import LandmarkWriter, landmark_lines, landmark_state
+from tabrt.sinks.records import LandmarkWriter, landmark_ends, landmark_lines
 from tabrt.topology import WFLW98
 
 HEADER = {"model": "tab1-lite", "engine": "onnxruntime", "source": "naïve.mp4", "width": 640, "height": 360}
@@ -216,12 +216,12 @@ def test_another_version_is_refused(tmp_path):
 def test_a_finished_file_says_so_in_a_record_of_its_own(tmp_path):
     with LandmarkWriter(tmp_path / "a.jsonl", HEADER, WFLW98) as writer:
         writer(scene(0, face(1)))
-        assert landmark_state(tmp_path / "a.jsonl") == (next(landmark_lines(tmp_path / "a.jsonl")), False)
+        assert landmark_ends(tmp_path / "a.jsonl") == (next(landmark_lines(tmp_path / "a.jsonl")), None)
         writer.finish()
     assert json.loads((tmp_path / "a.jsonl").read_text().splitlines()[-1]) == {"end": {"frames": 1}}
     assert len(list(landmark_lines(tmp_path / "a.jsonl"))) == 2
-    header, closed = landmark_state(tmp_path / "a.jsonl")
-    assert closed and header["source"] == "naïve.mp4"
+    header, end = landmark_ends(tmp_path / "a.jsonl")
+    assert end == {"frames": 1} and header["source"] == "naïve.mp4"
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
@@ -252,11 +252,11 @@ def test_of_what_is_no_landmark_file_nothing_is_known(tmp_path):
     (tmp_path / "empty.jsonl").touch()
     (tmp_path / "other.jsonl").write_text('{"end": {}}\n')
     for name in ("empty.jsonl", "other.jsonl", "missing.jsonl", "."):
-        assert landmark_state(tmp_path / name) == (None, False)
+        assert landmark_ends(tmp_path / name) == (None, None)
     write(tmp_path / "long.jsonl", *[scene(index, face(1), face(2)) for index in range(3)])
     with (tmp_path / "long.jsonl").open("ab") as file:
         file.write(b'{"end":{"fra')  # cut off
-    assert landmark_state(tmp_path / "long.jsonl")[1] is False
+    assert landmark_ends(tmp_path / "long.jsonl")[1] is None
 
 
 def parquet(path: Path, *scenes: Scene, tags=None) -> Path:
@@ -300,9 +300,9 @@ def test_parquet_has_the_rows_of_csv_and_its_tags(tmp_path):
 
 
 def test_a_parquet_file_says_whether_the_run_came_to_its_end(tmp_path):
-    header, finished = landmark_state(parquet(tmp_path / "a.parquet", scene(0)))
-    assert finished and header["source"] == "naïve.mp4"
-    assert landmark_state(write(tmp_path / "stopped.parquet", scene(0, face(1))))[1] is False
+    header, end = landmark_ends(parquet(tmp_path / "a.parquet", scene(0)))
+    assert end == {"frames": 1} and header["source"] == "naïve.mp4"
+    assert landmark_ends(write(tmp_path / "stopped.parquet", scene(0, face(1))))[1] is None
     assert len(read_landmarks(tmp_path / "stopped.parquet").frames) == 1
 
 
@@ -311,7 +311,7 @@ def test_a_parquet_file_of_a_killed_run_is_refused_in_one_line(tmp_path):
     whole = path.read_bytes()
     for content in (whole[:-9], whole[:4], b"", b"PAR1" + os.urandom(64) + b"PAR1"):
         path.write_bytes(content)
-        assert landmark_state(path) == (None, False)
+        assert landmark_ends(path) == (None, None)
         with pytest.raises(TabrtError, match="not finished.*jsonl") as problem:
             read_landmarks(path)
         assert "\n" not in str(problem.value)

@@ -17,7 +17,7 @@ from tabrt.engines import MODELS
 from tabrt.errors import TabrtError
 from tabrt.files import fingerprint, printable
 from tabrt.film.reading import open_film
-from tabrt.sinks import crops_in, landmark_ends, landmark_state
+from tabrt.sinks import crops_in, landmark_ends
 from tabrt.sinks.records import FORMAT, MAX_LINE
 
 WHOLE = 0.95  # of the frames: some containers tell their number by the length alone
@@ -40,7 +40,7 @@ def was_begun(job: Job) -> bool:
     """Whether an earlier run has begun the very same job, so that doing it again loses nothing."""
     if job.landmarks is None:
         return False
-    header, _ = landmark_state(job.landmarks, opener(job.landmarks))
+    header, _ = landmark_ends(job.landmarks, opener(job.landmarks))
     return _is_of(header, job) or (header is None and _stopped_at_once(job.landmarks))
 
 

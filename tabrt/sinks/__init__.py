@@ -7,7 +7,7 @@ from tabrt.sinks.ifacialmocap import IFacialMocapSink
 from tabrt.sinks.landmarks import Landmarks, landmark_frames, read_landmarks
 from tabrt.sinks.openseeface import OpenSeeFaceSink
 from tabrt.sinks.osc import OscSink
-from tabrt.sinks.records import LandmarkWriter, landmark_ends, landmark_lines, landmark_state, landmark_suffix
+from tabrt.sinks.records import LandmarkWriter, landmark_ends, landmark_lines, landmark_suffix
 from tabrt.sinks.sink import MadeLate, Sink
 from tabrt.sinks.udp import host_and_port
 from tabrt.sinks.virtual_camera import VirtualCamera, find_pyvirtualcam
@@ -37,7 +37,6 @@ __all__ = [
     "landmark_ends",
     "landmark_frames",
     "landmark_lines",
-    "landmark_state",
     "landmark_suffix",
     "put_back",
     "read_landmarks",

@@ -208,15 +208,6 @@ def landmark_lines(path: str | Path) -> Iterator[dict[str, Any]]:
         raise TabrtError(f"{path} is no landmark file; name a .jsonl that tabrt wrote")
 
 
-def landmark_state(path: str | Path, opened: Callable[..., Any] = open) -> tuple[dict[str, Any] | None, bool]:
-    """The header of a JSON Lines or Parquet landmark file, and whether the run that wrote it came to its end.
-
-    As `landmark_ends`.
-    """
-    header, end = landmark_ends(path, opened)
-    return header, end is not None
-
-
 def landmark_ends(
     path: str | Path, opened: Callable[..., Any] = open
 ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
